@@ -1,0 +1,103 @@
+//! What a flag evaluates to: ground state, compiled state, snapshots, evaluation.
+//!
+//! ```text
+//!  what people write                 derived, by pure functions                          the answer
+//!  FlagConfig ──────┐
+//!  TargetingPolicy ─┴─ compile ─► EvaluationState ─► ConfigSnapshot ─ load ─► Snapshot ─ evaluate ─► Evaluation
+//!  SegmentPolicy ───── compile ─►    (bytes)            └── Delta ── apply ──►
+//! ```
+//!
+//! The crate is pure: no clock, no IO, no randomness, no floats in bucketing, and nothing that
+//! depends on the order of a hash map. The leader compiles; every node stores and serves the very
+//! bytes; every client loads them and decides in its own process.
+//!
+//! - [`FlagConfig`], [`TargetingPolicy`], [`SegmentPolicy`], [`Environment`]: ground state, parsed with every
+//!   [`Fault`] in its place.
+//! - [`compile_flag`], [`compile_segment`], [`check_graph`]: to [`EvaluationState`], or refused.
+//! - [`EncodedState`], [`ConfigSnapshot`], [`Delta`], [`Digest`]: what is stored and sent.
+//! - [`Snapshot`], [`Subject`], [`Evaluation`]: deciding.
+//! - [`AgeBound`], [`judge`]: how old an answer can be. [`wire`]: the messages of a stream.
+//!
+//! ```
+//! use pennon_evaluator::*;
+//!
+//! // What people write.
+//! let key: FlagKey = "checkout.new-ui".parse()?;
+//! let config = r#"{"type": "boolean", "variants": {"on": true, "off": false}, "off_variant": "off"}"#;
+//! let config = FlagConfig::parse(&key, config).unwrap();
+//! let policy = r#"{
+//!     "enabled": true,
+//!     "rules": [{"id": "eu-beta", "when": [{"attribute": "country", "op": "in", "values": ["DE", "FR"]}],
+//!                "serve": {"variant": "on"}}],
+//!     "default": {"variant": "off"}
+//! }"#;
+//!
+//! // Compiled at version 7, the version of the write.
+//! let at = Version::new(7).unwrap();
+//! let compile = |policy: &str| {
+//!     let policy = TargetingPolicy::parse(policy)?;
+//!     compile_flag(&config, at, &policy, at, at, &NoReferences, &Limits::default())
+//! };
+//! let state = compile(policy).unwrap();
+//!
+//! // What travels, and what it becomes.
+//! let environment: EnvironmentKey = "production".parse()?;
+//! let states = vec![EncodedState::new(&environment, &state)];
+//! let snapshot = Snapshot::load(&ConfigSnapshot::new(environment, at, states)?)?;
+//!
+//! // The answer.
+//! let user = Subject::new("user-42").with("country", "DE");
+//! let found = snapshot.evaluate("checkout.new-ui", &user);
+//! assert_eq!(found.value.and_then(|value| value.as_bool()), Some(true));
+//! assert_eq!((found.reason, found.rule_id), (Reason::RuleMatch, Some("eu-beta")));
+//!
+//! // A refusal says where, and what would be right.
+//! let faults = compile(&policy.replace(r#""op": "in""#, r#""op": "is""#)).unwrap_err();
+//! assert_eq!(faults[0].pointer, "/rules/0/when/0/op");
+//! assert_eq!(faults[0].message, r#"there is no op "is"; did you mean "in"?"#);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod bucket;
+mod compile;
+mod config;
+mod encoding;
+mod evaluate;
+mod fault;
+mod freshness;
+mod graph;
+mod ids;
+mod limits;
+mod loaded;
+mod policy;
+mod readable;
+mod semver;
+mod snapshot;
+mod sse;
+pub mod state;
+mod subject;
+mod value;
+pub mod wire;
+
+pub use bucket::bucket;
+pub use compile::{NoReferences, References, compile_flag, compile_segment};
+pub use config::{Environment, FlagConfig, OnStale, ValueType};
+pub use encoding::{DecodeError, EncodedState, STATE_FORMAT, STATE_LEN_MAX};
+pub use evaluate::{Detail, Evaluation, Reason};
+pub use fault::{FAULTS_MAX, Fault};
+pub use freshness::{AgeBound, Freshness, age_max, judge};
+pub use graph::{GraphFault, check_graph};
+pub use ids::{
+    EnvironmentKey, FlagKey, KEY_LEN_MAX, KeyError, SegmentKey, StateKey, StateKind, Version,
+    VersionError,
+};
+pub use limits::{CLOSURE_MAX, DEPTH_MAX, Limits};
+pub use loaded::{LoadError, Snapshot};
+pub use policy::{
+    Algorithm, Clause, Op, Prerequisite, Rollout, Rule, SUBJECT_KEY, SegmentPolicy, SegmentRule,
+    Serve, Share, Target, TargetingPolicy, WEIGHT_SUM_MAX, Weight,
+};
+pub use snapshot::{ConfigSnapshot, Delta, DeltaRefused, Digest, DigestError, SnapshotRefused};
+pub use state::EvaluationState;
+pub use subject::{Attribute, Scalar, Subject};
+pub use value::ValueRef;
