@@ -1,0 +1,206 @@
+//! The history of every object: who changed what, when, why, before and after.
+//!
+//! Derived state. It never decides anything in `apply`, and whoever deletes it loses only the time
+//! to fill it again from the newest snapshot file and the log. Nothing outside this module names
+//! sled; [`MemoryHistory`] is the same thing for the simulation and for tests.
+//!
+//! What must hold:
+//! - An entry's records and its applied index go in together: after a crash the store holds
+//!   exactly the entries up to [`History::applied`], and an entry that comes again is ignored.
+//! - What is kept is a function of the records alone, so every node keeps the same: the newest
+//!   `per_object_max` of each object, then the newest `total_max` of all.
+//! - Nothing sled does gets out as a panic or a hang: it is opened on its own thread with a
+//!   deadline, every call into it is guarded, and all it holds is checked at open. A store that
+//!   fails any of this is deleted and begun anew ([`Opened::Rebuilt`]).
+//!
+//! `history/sled.rs` is the shell (queue, writer thread, opening), `writer.rs` decides what an
+//! entry changes, `store.rs` has the layout, `files.rs` the directories.
+//!
+//! Left out: what a body means (the machine's business), and durability between two drains: a
+//! killed process loses the newest entries here, and the log has them.
+
+use std::io;
+
+use bytes::Bytes;
+
+mod files;
+mod memory;
+mod sled;
+mod store;
+mod writer;
+
+pub use memory::MemoryHistory;
+pub use sled::SledHistory;
+
+/// Most records one read returns, whatever limit it asks for (whole versions may exceed it).
+pub const READ_LIMIT_MAX: usize = 10_000;
+
+/// One line of an object's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRecord {
+    /// The object, in bytes whose order is the order of objects. Any bytes will do.
+    pub object: Vec<u8>,
+    /// The version this line is about. An object has at most one record per version.
+    pub version: u64,
+    /// What the machine wrote; opaque here.
+    pub body: Bytes,
+}
+
+/// Bounds of a history. All nodes of a cluster must use the same two record limits.
+#[derive(Clone, Debug)]
+pub struct HistoryOptions {
+    /// sled's page cache, in bytes. A record too long for a page (half a megabyte) is in a file of
+    /// its own and does not count here once it was read.
+    pub cache_bytes: u64,
+    /// Newest records kept per object.
+    pub per_object_max: usize,
+    /// Newest records kept over all objects.
+    pub total_max: u64,
+    /// Most entries waiting for the writer thread.
+    pub queue_len_max: usize,
+    /// Most bytes of bodies and object keys waiting for it. A longer entry waits alone.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for HistoryOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            per_object_max: 100,
+            total_max: 1_000_000,
+            queue_len_max: 1024,
+            queue_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Keeps the newest records of every object. All calls may block; none panics.
+///
+/// ```
+/// use pennon_raft_store::history::{History, HistoryOptions, HistoryRecord, MemoryHistory};
+///
+/// let history = MemoryHistory::new(HistoryOptions::default());
+/// let line = |version, body: &'static str| HistoryRecord {
+///     object: b"flag/checkout".to_vec(),
+///     version,
+///     body: body.into(),
+/// };
+/// history.record(7, vec![line(7, "created")]);
+/// history.record(8, vec![line(8, "turned on")]);
+/// history.record(8, vec![line(8, "replayed after a restart: ignored")]);
+///
+/// let newest = history.of_object(b"flag/checkout", None, 1)?;
+/// assert_eq!(newest, [line(8, "turned on")]);
+///
+/// // Refused: a closed history answers nothing any more.
+/// history.close();
+/// assert!(history.latest(None, 10).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub trait History: Send + Sync + 'static {
+    /// Adds the records of the entry at `applied`, which must rise from call to call. An entry at
+    /// or below [`History::applied`] changes nothing. Queued for the writer thread; **blocks while
+    /// the queue is full**. After a failure or a close the records are dropped: see
+    /// [`History::failed`].
+    fn record(&self, applied: u64, records: Vec<HistoryRecord>);
+
+    /// The newest entry the store holds, durable or not. Zero in a new store.
+    fn applied(&self) -> u64;
+
+    /// Waits until everything queued before the call is in the store, makes the store durable, and
+    /// returns the applied index that is now durable at least.
+    ///
+    /// # Errors
+    /// A failure kept from earlier, or a failed write or sync, which is then kept.
+    fn drain(&self) -> io::Result<u64>;
+
+    /// The newest records of one object with a version below `before`, newest first, at most
+    /// `limit` and at most [`READ_LIMIT_MAX`]. Sees everything recorded before the call.
+    ///
+    /// # Errors
+    /// A failure kept from earlier, or damage, which is then kept.
+    fn of_object(
+        &self,
+        object: &[u8],
+        before: Option<u64>,
+        limit: usize,
+    ) -> io::Result<Vec<HistoryRecord>>;
+
+    /// The newest records of all objects with a version below `before`: newest version first,
+    /// within a version the greatest object first. A version is never cut in two, so that paging by
+    /// `before` skips nothing: the answer ends with the first version that fills `limit` (at most
+    /// [`READ_LIMIT_MAX`]) and may be longer by the rest of that one entry.
+    ///
+    /// # Errors
+    /// As [`History::of_object`].
+    fn latest(&self, before: Option<u64>, limit: usize) -> io::Result<Vec<HistoryRecord>>;
+
+    /// Hands every record with a version up to `version_max` to `f`, in the order of
+    /// [`History::latest`], in bounded memory, while other entries may be recorded.
+    ///
+    /// A record that is trimmed meanwhile may be handed over or not; a snapshot is exact either way:
+    /// whoever refills from it and then replays the entries after `version_max` up to where this node
+    /// was keeps what this node keeps. (What this node kept is all there; what it trimmed is trimmed
+    /// again; and the number kept never falls, so at the limit nothing else has room.)
+    ///
+    /// # Errors
+    /// Those of `f`, unchanged; else as [`History::of_object`].
+    fn for_each_up_to(
+        &self,
+        version_max: u64,
+        f: &mut dyn FnMut(HistoryRecord) -> io::Result<()>,
+    ) -> io::Result<()>;
+
+    /// Replaces everything by `records` (any order, trimmed to the limits) as of `applied`. Until it
+    /// returns, and if it fails, the old records stay. A failure kept from earlier is cleared by
+    /// success: this is how a damaged history is healed. Entries after `applied` must then be
+    /// recorded again.
+    ///
+    /// # Errors
+    /// Those of `records`, or of the disk.
+    fn replace_all(
+        &self,
+        applied: u64,
+        records: &mut dyn Iterator<Item = io::Result<HistoryRecord>>,
+    ) -> io::Result<()>;
+
+    /// Why the history no longer takes or gives anything, if so. It needs [`History::replace_all`]
+    /// or a reopen.
+    fn failed(&self) -> Option<String>;
+
+    /// Writes what is queued, makes it durable and lets go of the files. Later calls fail.
+    fn close(&self);
+}
+
+/// What opening found.
+#[derive(Debug)]
+pub enum Opened {
+    /// A store whose every record was checked, or a new one.
+    Ready(SledHistory),
+    /// The store was unusable and has been deleted; this one is empty and wants
+    /// [`History::replace_all`].
+    Rebuilt {
+        /// The empty history.
+        history: SledHistory,
+        /// What was wrong with the old one.
+        why: String,
+    },
+}
+
+impl Opened {
+    /// The history, whatever was found.
+    pub fn into_history(self) -> SledHistory {
+        match self {
+            Opened::Ready(history) | Opened::Rebuilt { history, .. } => history,
+        }
+    }
+}
+
+/// What a record counts for in the bounds in bytes.
+fn record_bytes(record: &HistoryRecord) -> usize {
+    record.object.len() + record.body.len()
+}
+
+fn entry_bytes(records: &[HistoryRecord]) -> usize {
+    records.iter().map(record_bytes).sum()
+}

@@ -1,0 +1,369 @@
+//! The shell around sled: opening, the queue, the writer thread, and failures kept.
+//!
+//! The writer thread takes entries in the order in which they came, one batch each. Whoever reads,
+//! drains or refills first waits until what was queued before is dealt with. The first failure is
+//! kept: from then on entries are dropped, since a gap would be taken for the truth later, and
+//! every call fails until a refill succeeds. Waiting here is real waiting, with real time in two
+//! deadlines: the simulation has [`super::MemoryHistory`] in its place.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use super::files::{closed, discard, generations, guarded, is_environment, lock_dir};
+use super::store::{Store, VERSIONS, version_key};
+use super::writer::Writer;
+use super::{History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entry_bytes};
+
+/// History in sled. One directory, one process, one writer thread.
+#[derive(Debug)]
+pub struct SledHistory {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    lock: Mutex<Option<File>>,
+}
+
+impl SledHistory {
+    /// Opens the history in `dir` (made if missing) and checks all it holds: every crc, both
+    /// indexes, the counts and the sum. Whatever is wrong with the content ends in
+    /// [`Opened::Rebuilt`].
+    ///
+    /// # Errors
+    /// Only what deleting the store would not mend: another process has it open, no permission, no
+    /// space, no file handles, no thread.
+    pub fn open(dir: &Path, options: HistoryOptions) -> io::Result<Opened> {
+        fs::create_dir_all(dir)?;
+        let lock = lock_dir(dir)?;
+        let mut found = generations(dir)?;
+        let next = found.last().map_or(1, |newest| newest + 1);
+        let mut complaints = Vec::new();
+        let mut writer = None;
+        while let (None, Some(generation)) = (&writer, found.pop()) {
+            match Writer::open(dir, generation, &options) {
+                // An unfinished refill is no loss while the generation before it is there.
+                Ok(opened) if opened.totals.complete || (opened.is_new() && found.is_empty()) => {
+                    writer = Some(opened);
+                }
+                Ok(_) => {
+                    complaints.push(format!("generation {generation}: a refill was interrupted"))
+                }
+                Err(error) if is_environment(&error) => return Err(error),
+                Err(error) => complaints.push(format!("generation {generation}: {error}")),
+            }
+            if writer.is_none() {
+                discard(dir, generation)?;
+            }
+        }
+        found
+            .into_iter()
+            .try_for_each(|older| discard(dir, older))?;
+        let rebuilt = writer.is_none() && !complaints.is_empty();
+        let writer = match writer {
+            Some(writer) => writer,
+            None => Writer::open(dir, next, &options)?,
+        };
+        let history = Self::start(writer, lock)?;
+        let why = complaints.join("; ");
+        if !why.is_empty() {
+            tracing::warn!(dir = %dir.display(), why, rebuilt, "history: a store was unusable");
+        }
+        Ok(if rebuilt {
+            Opened::Rebuilt { history, why }
+        } else {
+            Opened::Ready(history)
+        })
+    }
+
+    fn start(writer: Writer, lock: File) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            applied: AtomicU64::new(writer.totals.applied),
+            store: RwLock::new(Some(Arc::clone(&writer.store))),
+            options: writer.options.clone(),
+            queue: Mutex::default(),
+            writer: Mutex::new(Some(writer)),
+            work: Condvar::new(),
+            moved: Condvar::new(),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("history".to_owned())
+            .spawn(move || write_until_closed(&theirs))?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    /// Runs a read against the current store. A store that was replaced meanwhile may fail because
+    /// its files are gone: then the new one is asked.
+    fn read<T>(&self, op: impl Fn(&Store) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            let store = self.shared.settled_store()?;
+            let result = guarded(|| op(&store));
+            match &result {
+                Err(_) if !self.shared.is_current(&store) => {}
+                Err(error) => {
+                    self.shared.fail(format!("reading failed: {error}"));
+                    return result;
+                }
+                Ok(_) => return result,
+            }
+        }
+    }
+}
+
+impl History for SledHistory {
+    fn record(&self, applied: u64, records: Vec<HistoryRecord>) {
+        self.shared.put(applied, records);
+    }
+
+    fn applied(&self) -> u64 {
+        self.shared.applied.load(Ordering::Acquire)
+    }
+
+    fn drain(&self) -> io::Result<u64> {
+        self.shared.settled_store()?;
+        let mut slot = lock(&self.shared.writer);
+        let writer = slot.as_mut().ok_or_else(closed)?;
+        let result = guarded(|| writer.sync());
+        if let Err(error) = &result {
+            self.shared.fail(format!("flushing failed: {error}"));
+        }
+        result.map(|()| writer.totals.applied)
+    }
+
+    fn of_object(
+        &self,
+        object: &[u8],
+        before: Option<u64>,
+        limit: usize,
+    ) -> io::Result<Vec<HistoryRecord>> {
+        self.read(|store| store.of_object(object, before, limit.min(READ_LIMIT_MAX)))
+    }
+
+    fn latest(&self, before: Option<u64>, limit: usize) -> io::Result<Vec<HistoryRecord>> {
+        self.read(|store| store.latest(before, limit.min(READ_LIMIT_MAX)))
+    }
+
+    fn for_each_up_to(
+        &self,
+        version_max: u64,
+        f: &mut dyn FnMut(HistoryRecord) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let store = self.shared.settled_store()?;
+        let mut end = version_key(version_max, &[]);
+        if version_max == u64::MAX {
+            end = vec![VERSIONS + 1];
+        } else {
+            end[1..].copy_from_slice(&(version_max + 1).to_be_bytes());
+        }
+        loop {
+            let chunk = guarded(|| store.chunk_below(&end)).inspect_err(|error| {
+                if self.shared.is_current(&store) {
+                    self.shared.fail(format!("reading failed: {error}"));
+                }
+            })?;
+            let Some(last) = chunk.last() else {
+                return Ok(());
+            };
+            end = version_key(last.version, &last.object);
+            chunk.into_iter().try_for_each(&mut *f)?;
+        }
+    }
+
+    fn replace_all(
+        &self,
+        applied: u64,
+        records: &mut dyn Iterator<Item = io::Result<HistoryRecord>>,
+    ) -> io::Result<()> {
+        self.shared.settle();
+        let mut slot = lock(&self.shared.writer);
+        let old = slot.as_mut().ok_or_else(closed)?;
+        let fresh = old.refilled(applied, records)?;
+        let (dir, generation) = (old.dir.clone(), old.generation);
+        *write(&self.shared.store) = Some(Arc::clone(&fresh.store));
+        *old = fresh;
+        self.shared.applied.store(applied, Ordering::Release);
+        lock(&self.shared.queue).failed = None;
+        discard(&dir, generation)
+    }
+
+    fn failed(&self) -> Option<String> {
+        lock(&self.shared.queue).failed.clone()
+    }
+
+    fn close(&self) {
+        lock(&self.shared.queue).closed = true;
+        self.shared.work.notify_all();
+        self.shared.moved.notify_all();
+        if let Some(thread) = lock(&self.thread).take()
+            && thread.join().is_err()
+        {
+            tracing::error!("history: the writer thread panicked");
+        }
+        let writer = lock(&self.shared.writer).take();
+        *write(&self.shared.store) = None;
+        if let Some(mut writer) = writer
+            && self.failed().is_none()
+            && let Err(error) = guarded(|| writer.sync())
+        {
+            // Nothing is lost: what is missing here is in the log and comes again.
+            tracing::warn!(%error, "history: not made durable at close");
+        }
+        *lock(&self.lock) = None;
+    }
+}
+
+impl Drop for SledHistory {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What callers and the writer thread share. Locks are taken in the order writer, store, queue.
+#[derive(Debug)]
+struct Shared {
+    options: HistoryOptions,
+    applied: AtomicU64,
+    store: RwLock<Option<Arc<Store>>>,
+    writer: Mutex<Option<Writer>>,
+    queue: Mutex<Queue>,
+    /// Wakes the writer thread: an entry, or the end.
+    work: Condvar,
+    /// Wakes callers: room, progress, a failure, the end.
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<(u64, Vec<HistoryRecord>)>,
+    bytes: usize,
+    /// Entries ever queued, and ever dealt with. Their difference includes the one being written.
+    put: u64,
+    done: u64,
+    failed: Option<String>,
+    closed: bool,
+}
+
+impl Shared {
+    fn put(&self, applied: u64, records: Vec<HistoryRecord>) {
+        let bytes = entry_bytes(&records);
+        let mut queue = lock(&self.queue);
+        while queue.failed.is_none()
+            && !queue.closed
+            && (queue.entries.len() >= self.options.queue_len_max.max(1)
+                || (!queue.entries.is_empty()
+                    && queue.bytes + bytes > self.options.queue_bytes_max))
+        {
+            queue = self
+                .moved
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if queue.failed.is_some() || queue.closed {
+            return;
+        }
+        queue.entries.push_back((applied, records));
+        queue.bytes += bytes;
+        queue.put += 1;
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Waits until everything queued before the call has been dealt with.
+    fn settle(&self) {
+        let mut queue = lock(&self.queue);
+        let target = queue.put;
+        while queue.done < target {
+            queue = self
+                .moved
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The store, once everything queued before the call is in it.
+    fn settled_store(&self) -> io::Result<Arc<Store>> {
+        self.settle();
+        {
+            let queue = lock(&self.queue);
+            if queue.closed {
+                return Err(closed());
+            }
+            if let Some(why) = &queue.failed {
+                return Err(io::Error::other(format!("the history has failed: {why}")));
+            }
+        }
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        store.clone().ok_or_else(closed)
+    }
+
+    fn is_current(&self, store: &Arc<Store>) -> bool {
+        let current = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, store))
+    }
+
+    /// Keeps the first failure; logged here, once.
+    fn fail(&self, why: String) {
+        let mut queue = lock(&self.queue);
+        if queue.failed.is_none() {
+            tracing::error!(why, "history: stopped until it is refilled");
+            queue.failed = Some(why);
+        }
+        drop(queue);
+        self.moved.notify_all();
+    }
+}
+
+/// The writer thread: entries in the order they came. After a failure they are dropped, because a
+/// gap would be taken for the truth later.
+fn write_until_closed(shared: &Shared) {
+    loop {
+        let mut queue = lock(&shared.queue);
+        while queue.entries.is_empty() && !queue.closed {
+            queue = shared
+                .work
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let Some((applied, records)) = queue.entries.pop_front() else {
+            return;
+        };
+        let bytes = entry_bytes(&records);
+        let failed = queue.failed.is_some();
+        drop(queue);
+        shared.moved.notify_all(); // Room for one more, while this one is written.
+        if !failed {
+            let mut slot = lock(&shared.writer);
+            let result = match slot.as_mut() {
+                Some(writer) => guarded(|| writer.entry(applied, records)),
+                None => Err(closed()),
+            };
+            match result {
+                Ok(held) => shared.applied.store(held, Ordering::Release),
+                Err(error) => shared.fail(format!("writing entry {applied} failed: {error}")),
+            }
+        }
+        let mut queue = lock(&shared.queue);
+        queue.bytes -= bytes;
+        queue.done += 1;
+        drop(queue);
+        shared.moved.notify_all();
+    }
+}
+
+/// A poisoned lock means a panic that was already turned into a failure.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

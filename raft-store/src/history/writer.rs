@@ -1,0 +1,322 @@
+//! What one entry changes in the store: additions, trimming, counts and sum, in one batch.
+//!
+//! Must hold: the batch of an entry leaves the store as [`Store::check`] demands it, and what is
+//! trimmed depends on the records alone, never on when it is looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::files::{
+    damaged, dir_bytes, discard, generation_path, generations, guarded, remove_generating, trouble,
+    wait_unlocked,
+};
+use super::store::{
+    Id, META_KEY, Store, Totals, count_key, frame, object_key, version_key, weight,
+};
+use super::{HistoryOptions, HistoryRecord, entry_bytes, record_bytes};
+
+/// Records refilled at a time.
+const CHUNK_LEN_MAX: usize = 512;
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Written since the last flush; bounds what sled keeps in memory.
+const FLUSH_BYTES: usize = 4 << 20;
+/// What the keys of a record and its object's count take, about.
+const RECORD_OVERHEAD: usize = 200;
+/// Opening may take this long, and a second more for each [`OPEN_BYTES_PER_SECOND`] on disk.
+const OPEN_WAIT_MAX: Duration = Duration::from_secs(60);
+const OPEN_BYTES_PER_SECOND: u64 = 1 << 20;
+
+/// The one hand that writes: the store and what is known about its content.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) dir: PathBuf,
+    pub(super) generation: u64,
+    pub(super) options: HistoryOptions,
+    pub(super) store: Arc<Store>,
+    pub(super) totals: Totals,
+    /// Versions ever held lie within; one outside is new for certain, which saves a lookup.
+    span: Option<(u64, u64)>,
+    /// Files of large values that were synced before.
+    synced_blobs: BTreeSet<PathBuf>,
+    /// Bytes written since sled was last flushed.
+    unflushed: usize,
+}
+
+impl Writer {
+    /// Opens and checks one generation on a thread of its own, because sled may panic or hang on
+    /// damaged files. A thread that hangs is left behind; its files are never used again.
+    pub(super) fn open(dir: &Path, generation: u64, options: &HistoryOptions) -> io::Result<Self> {
+        let path = generation_path(dir, generation);
+        fs::create_dir_all(&path)?;
+        remove_generating(&path)?;
+        wait_unlocked(&path.join("db"))?;
+        let wait = OPEN_WAIT_MAX + Duration::from_secs(dir_bytes(&path) / OPEN_BYTES_PER_SECOND);
+        let (answer, opened) = mpsc::sync_channel(1);
+        let (theirs, cache_bytes) = (path.clone(), options.cache_bytes);
+        std::thread::Builder::new()
+            .name("history-open".to_owned())
+            .spawn(move || {
+                let result = guarded(|| {
+                    let store = Store::open(&theirs, cache_bytes)?;
+                    store.check().map(|(totals, span)| (store, totals, span))
+                });
+                // Nobody listens after the deadline; then the store is dropped here.
+                drop(answer.send(result));
+            })?;
+        let (store, totals, span) = opened
+            .recv_timeout(wait)
+            .map_err(|_| damaged(format!("sled did not open within {} s", wait.as_secs())))??;
+        Ok(Self {
+            dir: dir.to_owned(),
+            generation,
+            options: options.clone(),
+            store: Arc::new(store),
+            totals,
+            span,
+            synced_blobs: BTreeSet::new(),
+            unflushed: 0,
+        })
+    }
+
+    /// Nothing was ever written to it.
+    pub(super) fn is_new(&self) -> bool {
+        self.totals == Totals::default()
+    }
+
+    /// One entry, one batch. Returns the applied index held afterwards.
+    pub(super) fn entry(&mut self, applied: u64, records: Vec<HistoryRecord>) -> io::Result<u64> {
+        if applied > self.totals.applied {
+            self.write(applied, true, records)?;
+        }
+        Ok(self.totals.applied)
+    }
+
+    fn write(
+        &mut self,
+        applied: u64,
+        complete: bool,
+        records: Vec<HistoryRecord>,
+    ) -> io::Result<()> {
+        let bytes = entry_bytes(&records) + RECORD_OVERHEAD * records.len();
+        let staged: BTreeMap<Id, Bytes> = records
+            .into_iter()
+            .map(|record| ((record.version, record.object), record.body))
+            .collect();
+        let mut totals = Totals {
+            complete,
+            applied,
+            ..self.totals
+        };
+        let mut counts = BTreeMap::new();
+        for id in staged.keys() {
+            match self.weight_of(id)? {
+                Some(old) => totals.sum = totals.sum.wrapping_sub(old),
+                None => {
+                    totals.count += 1;
+                    *self.count_mut(&mut counts, &id.1)? += 1;
+                }
+            }
+        }
+        let removed = self.trim(&staged, &mut counts, &mut totals)?;
+        let mut batch = sled::Batch::default();
+        for id in &removed {
+            if !staged.contains_key(id) {
+                totals.sum = totals.sum.wrapping_sub(self.weight_of(id)?.unwrap_or(0));
+            }
+            batch.remove(version_key(id.0, &id.1));
+            batch.remove(object_key(&id.1, id.0));
+        }
+        for (id, body) in staged.iter().filter(|(id, _)| !removed.contains(*id)) {
+            let (key, index) = (version_key(id.0, &id.1), object_key(&id.1, id.0));
+            let value = frame(&key, body);
+            totals.sum = totals.sum.wrapping_add(weight(&key, &value));
+            batch.insert(index.as_slice(), frame(&index, &[]));
+            batch.insert(key, value);
+            self.span = Some(
+                self.span
+                    .map_or((id.0, id.0), |(low, high)| (low.min(id.0), high.max(id.0))),
+            );
+        }
+        for (object, count) in counts {
+            let key = count_key(&object);
+            match count {
+                0 => batch.remove(key),
+                count => batch.insert(key.as_slice(), frame(&key, &count.to_le_bytes())),
+            }
+        }
+        batch.insert(META_KEY, frame(META_KEY, &totals.encode()));
+        self.store.db.apply_batch(batch).map_err(trouble)?;
+        self.totals = totals;
+        self.unflushed += bytes;
+        if self.unflushed >= FLUSH_BYTES {
+            // sled takes batches faster than it writes them, and keeps the rest in memory without
+            // bound. Waiting here is what fills the queue and slows the caller.
+            self.store.db.flush().map_err(trouble)?;
+            self.unflushed = 0;
+        }
+        Ok(())
+    }
+
+    /// Which records have to go: the oldest of each object that has too many, then the oldest of
+    /// all.
+    fn trim(
+        &self,
+        staged: &BTreeMap<Id, Bytes>,
+        counts: &mut BTreeMap<Vec<u8>, u64>,
+        totals: &mut Totals,
+    ) -> io::Result<BTreeSet<Id>> {
+        let mut removed = BTreeSet::new();
+        let per_object_max = self.options.per_object_max.max(1) as u64;
+        for (object, count) in counts
+            .iter_mut()
+            .filter(|(_, count)| **count > per_object_max)
+        {
+            let excess = *count - per_object_max;
+            let ours = staged.keys().filter(|id| id.1 == *object).cloned();
+            removed.extend(oldest(
+                self.store.versions_of(object),
+                ours,
+                &BTreeSet::new(),
+                excess,
+            )?);
+            *count = per_object_max;
+            totals.count -= excess;
+        }
+        let excess = totals.count.saturating_sub(self.options.total_max.max(1));
+        for id in oldest(self.store.ids(), staged.keys().cloned(), &removed, excess)? {
+            *self.count_mut(counts, &id.1)? -= 1;
+            totals.count -= 1;
+            removed.insert(id);
+        }
+        Ok(removed)
+    }
+
+    fn count_mut<'a>(
+        &self,
+        counts: &'a mut BTreeMap<Vec<u8>, u64>,
+        object: &[u8],
+    ) -> io::Result<&'a mut u64> {
+        if !counts.contains_key(object) {
+            counts.insert(object.to_vec(), self.store.count_of(object)?);
+        }
+        counts
+            .get_mut(object)
+            .ok_or_else(|| damaged("a count went missing".to_owned()))
+    }
+
+    fn weight_of(&self, id: &Id) -> io::Result<Option<u64>> {
+        if self
+            .span
+            .is_none_or(|(low, high)| id.0 < low || id.0 > high)
+        {
+            return Ok(None);
+        }
+        let key = version_key(id.0, &id.1);
+        Ok(self
+            .store
+            .db
+            .get(&key)
+            .map_err(trouble)?
+            .map(|value| weight(&key, &value)))
+    }
+
+    /// The next generation, filled and durable.
+    pub(super) fn refilled(
+        &self,
+        applied: u64,
+        records: &mut dyn Iterator<Item = io::Result<HistoryRecord>>,
+    ) -> io::Result<Self> {
+        let generation = generations(&self.dir)?
+            .last()
+            .map_or(1, |newest| newest + 1);
+        let filled = Self::open(&self.dir, generation, &self.options).and_then(|mut fresh| {
+            fresh.fill(applied, records)?;
+            Ok(fresh)
+        });
+        if filled.is_err() {
+            // The first error is the one worth reporting; a leftover is removed at the next open.
+            drop(discard(&self.dir, generation));
+        }
+        filled
+    }
+
+    fn fill(
+        &mut self,
+        applied: u64,
+        records: &mut dyn Iterator<Item = io::Result<HistoryRecord>>,
+    ) -> io::Result<()> {
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        for record in records {
+            let record = record?;
+            bytes += record_bytes(&record);
+            chunk.push(record);
+            if chunk.len() >= CHUNK_LEN_MAX || bytes >= CHUNK_BYTES_MAX {
+                guarded(|| self.write(0, false, std::mem::take(&mut chunk)))?;
+                bytes = 0;
+            }
+        }
+        guarded(|| {
+            self.write(applied, true, chunk)?;
+            self.sync()
+        })
+    }
+
+    /// Makes what was written durable. sled's own flush ends in `sync_file_range`, which neither
+    /// empties the disk's cache nor makes a longer file known; values it puts into files of their
+    /// own are not synced at all.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.store.db.flush().map_err(trouble)?;
+        self.store.file.sync_data()?;
+        let blobs = self.store.path.join("blobs");
+        let mut present = BTreeSet::new();
+        for entry in fs::read_dir(&blobs)? {
+            present.insert(entry?.path());
+        }
+        for path in present.difference(&self.synced_blobs) {
+            match File::open(path) {
+                Ok(file) => file.sync_data()?,
+                // sled removes what a newer value replaced.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.synced_blobs = present;
+        for dir in [&blobs, &self.store.path, &self.dir] {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+/// The `excess` oldest ids of two ordered sequences together, without those in `skip`.
+fn oldest(
+    stored: impl Iterator<Item = io::Result<Id>>,
+    staged: impl Iterator<Item = Id>,
+    skip: &BTreeSet<Id>,
+    excess: u64,
+) -> io::Result<Vec<Id>> {
+    let (mut stored, mut staged) = (stored.peekable(), staged.peekable());
+    let mut ids: Vec<Id> = Vec::new();
+    while (ids.len() as u64) < excess {
+        let take_stored = match (stored.peek(), staged.peek()) {
+            (Some(Ok(a)), Some(b)) => a <= b,
+            (Some(_), _) => true,
+            (None, Some(_)) => false,
+            (None, None) => return Err(damaged("fewer records than their count says".to_owned())),
+        };
+        let id = if take_stored {
+            stored.next().transpose()?
+        } else {
+            staged.next()
+        };
+        ids.extend(id.filter(|id| !skip.contains(id) && ids.last() != Some(id)));
+    }
+    Ok(ids)
+}

@@ -1,0 +1,701 @@
+//! The leader's decision about a change set (D2): check it, compile what follows from it, and say
+//! in advance what every node will answer.
+//!
+//! A [`Draft`] is a clone of the machine that the Writer adds change sets to, one after the other;
+//! what it makes becomes one entry. Values are parsed, validated and compiled here and nowhere
+//! else, so `apply` never depends on what a release can parse. Whatever is refused leaves the
+//! draft as it was.
+//!
+//! Left out: when a batch is closed, proposed and answered (the node's Writer).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pennon_evaluator::{
+    DEPTH_MAX, EncodedState, Environment, EnvironmentKey, EvaluationState, Fault, FlagConfig,
+    FlagKey, Limits, References, SegmentKey, SegmentPolicy, StateKey, StateKind, TargetingPolicy,
+    Version, check_graph, compile_flag, compile_segment,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::command::{
+    CompiledChange, Expected, Item, ObjectId, ObjectKind, Origin, Outcome, Refusal, Verdict, Write,
+    WriteResult,
+};
+use crate::machine::{Machine, Object};
+use crate::window::Known;
+
+/// Writes in one change set at most.
+pub const WRITES_MAX: usize = 10_000;
+
+/// What people ask of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Make it this JSON text.
+    Put(Arc<str>),
+    /// Remove it.
+    Delete,
+    /// Of a policy: switch it on or off, making one that serves the off variant if there is none.
+    Enable(bool),
+}
+
+/// One write as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedWrite {
+    /// The object.
+    pub object: ObjectId,
+    /// What to do with it.
+    pub ask: Ask,
+    /// The precondition.
+    pub expected: Expected,
+}
+
+/// One change set as it was asked for: all of it or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRequest {
+    /// The writes, at most one per object.
+    pub writes: Vec<AskedWrite>,
+    /// Who, which request, why.
+    pub origin: Origin,
+}
+
+/// What to do about a change set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Planned {
+    /// It goes into this batch, and this will be the answer.
+    Batched(Item, Outcome),
+    /// It changes nothing; this is the answer once the version it was decided at is known to be
+    /// committed.
+    Answered(Outcome),
+    /// It writes an object that this batch already writes: next batch.
+    Later,
+}
+
+/// A machine with the batch so far applied.
+pub struct Draft {
+    machine: Machine,
+    base: Version,
+    version: Version,
+    limits: Limits,
+    touched: BTreeSet<ObjectId>,
+}
+
+impl Draft {
+    /// Starts a batch on a machine, at the leader's time.
+    pub fn new(machine: &Machine, limits: Limits) -> Self {
+        Self {
+            machine: machine.clone(),
+            base: machine.version(),
+            version: machine.next_version(),
+            limits,
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// The version the batch is decided at.
+    pub fn base(&self) -> Version {
+        self.base
+    }
+
+    /// Decides one change set.
+    pub fn plan(&mut self, request: &ChangeRequest) -> Planned {
+        if request
+            .writes
+            .iter()
+            .any(|write| self.touched.contains(&write.object))
+        {
+            return Planned::Later;
+        }
+        if let Some(id) = &request.origin.request {
+            match self.machine.window().look_up(id) {
+                Known::New => {}
+                Known::Repeat(seen) => return Planned::Answered(seen.outcome.clone()), // I9
+                Known::Mismatch => {
+                    return self.refused(Refusal::IdempotencyMismatch {
+                        key: id.key.clone(),
+                    });
+                }
+            }
+        }
+        let remember = request.origin.request.is_some();
+        let verdict = match self.decide(request) {
+            Ok(decided) if decided.writes.is_empty() && !remember => {
+                let results = decided.unchanged;
+                return Planned::Answered(Outcome::Written {
+                    version: self.base,
+                    results,
+                });
+            }
+            Ok(decided) => Verdict::Commit {
+                writes: decided.writes,
+                compiled: decided.compiled,
+                unchanged: decided.unchanged,
+            },
+            Err(refusal) if !remember => return self.refused(refusal),
+            Err(refusal) => Verdict::Refuse(refusal),
+        };
+        let item = Item {
+            origin: request.origin.clone(),
+            verdict,
+        };
+        let outcome = self
+            .machine
+            .apply_item(self.version, item.clone(), &mut Vec::new());
+        if matches!(item.verdict, Verdict::Commit { .. }) {
+            self.touched
+                .extend(request.writes.iter().map(|write| write.object.clone()));
+        }
+        Planned::Batched(item, outcome)
+    }
+
+    fn refused(&self, refusal: Refusal) -> Planned {
+        Planned::Answered(Outcome::Refused {
+            version: self.base,
+            refusal,
+        })
+    }
+
+    fn decide(&self, request: &ChangeRequest) -> Result<Decided, Refusal> {
+        let mut decided = Decided::default();
+        check_shape(request)?;
+        for (at, asked) in request.writes.iter().enumerate() {
+            self.resolve(at as u32, asked, &mut decided)?;
+        }
+        let mut next = self.machine.clone();
+        for write in &decided.writes {
+            next.put_object(self.version, &request.origin, write);
+        }
+        check_quotas(&next, &decided.writes, &self.limits)?;
+        decided.compiled = self.compile(&next, &decided)?;
+        next.put_compiled(self.version, &decided.compiled);
+        self.check_references(&next, &decided)?;
+        Ok(decided)
+    }
+
+    /// Turns what was asked into a concrete write, or into the answer that nothing needs doing.
+    fn resolve(&self, at: u32, asked: &AskedWrite, decided: &mut Decided) -> Result<(), Refusal> {
+        let object = &asked.object;
+        let found = self.machine.object(object);
+        let version = found.map(|object| object.version);
+        let conflict = |expected| Refusal::Conflict {
+            object: object.clone(),
+            expected,
+            found: version,
+        };
+        if !asked.expected.holds(version) {
+            return Err(conflict(asked.expected)); // I2
+        }
+        let value = match &asked.ask {
+            Ask::Put(text) => {
+                Some(compact(text).map_err(|faults| Refusal::Invalid { write: at, faults })?)
+            }
+            Ask::Delete if found.is_none() => {
+                return Err(Refusal::NotFound {
+                    object: object.clone(),
+                });
+            }
+            Ask::Delete => None,
+            Ask::Enable(on) => match self.switched(object, found, *on)? {
+                Some(text) => Some(text),
+                None => {
+                    let version = version.unwrap_or(self.base);
+                    let unchanged = WriteResult {
+                        object: object.clone(),
+                        version,
+                        previous: Some(version),
+                    };
+                    decided.unchanged.push(unchanged);
+                    return Ok(());
+                }
+            },
+        };
+        decided.index.insert(object.clone(), at);
+        decided.writes.push(Write {
+            object: object.clone(),
+            value,
+            expected: asked.expected,
+        });
+        Ok(())
+    }
+
+    /// The policy switched on or off; `None` when it already is.
+    fn switched(
+        &self,
+        object: &ObjectId,
+        found: Option<&Arc<Object>>,
+        on: bool,
+    ) -> Result<Option<Arc<str>>, Refusal> {
+        let mut policy = match found {
+            Some(found) => serde_json::from_str::<Value>(&found.value).unwrap_or_default(),
+            None => {
+                let flag = ObjectId::flag(object.key_arc());
+                let Some(config) = self.machine.object(&flag) else {
+                    return Err(Refusal::NotFound { object: flag });
+                };
+                let config: Value = serde_json::from_str(&config.value).unwrap_or_default();
+                json!({ "enabled": !on, "default": { "variant": config["off_variant"] } })
+            }
+        };
+        let now = policy.get("enabled").and_then(Value::as_bool);
+        if found.is_some() && now == Some(on) {
+            return Ok(None);
+        }
+        if let Some(fields) = policy.as_object_mut() {
+            fields.insert("enabled".into(), Value::Bool(on));
+        }
+        Ok(Some(policy.to_string().into()))
+    }
+
+    /// Compiles every state that the writes can change, against the ground state after them.
+    fn compile(&self, next: &Machine, decided: &Decided) -> Result<Vec<CompiledChange>, Refusal> {
+        for write in &decided.writes {
+            self.check_alone(next, decided, write)?;
+        }
+        let mut changes = Vec::new();
+        for (environment, key, cause) in affected(next, &decided.writes) {
+            let before = self
+                .machine
+                .compiled(&environment)
+                .and_then(|here| here.state(&key));
+            let state = compile_state(next, &environment, &key, self.version, &self.limits)
+                .map_err(|fault| self.located(decided, &cause, fault))?;
+            if state.is_none() && before.is_none() {
+                continue;
+            }
+            let uses = state.as_ref().map_or_else(Vec::new, EvaluationState::uses);
+            let state = state.map(|state| EncodedState::new(&environment, &state).bytes().clone());
+            changes.push(CompiledChange {
+                environment,
+                key,
+                state,
+                uses,
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Checks a value that needs nothing else to be judged.
+    fn check_alone(&self, next: &Machine, decided: &Decided, write: &Write) -> Result<(), Refusal> {
+        let object = &write.object;
+        if let (Some(environment), Some(_)) = (object.environment(), &write.value) {
+            let environment = ObjectId::environment_object(environment.shared());
+            if next.object(&environment).is_none() {
+                return Err(Refusal::NotFound {
+                    object: environment,
+                });
+            }
+        }
+        let Some(value) = &write.value else {
+            return Ok(());
+        };
+        let invalid = |faults| Refusal::Invalid {
+            write: decided.at(object),
+            faults,
+        };
+        match object.kind() {
+            ObjectKind::Environment => {
+                let key =
+                    EnvironmentKey::try_from(object.key()).map_err(|why| invalid(whole(&why)))?;
+                Environment::parse(&key, value).map(drop).map_err(invalid)
+            }
+            ObjectKind::Flag => {
+                let config = parse_flag(object.key(), value).map_err(invalid)?;
+                let was = self
+                    .machine
+                    .object(object)
+                    .and_then(|was| parse_flag(object.key(), &was.value).ok());
+                match was {
+                    Some(was) if was.salt != config.salt => {
+                        Err(invalid(vec![salt_fault(&was.salt)]))
+                    } // I7
+                    _ => Ok(()),
+                }
+            }
+            ObjectKind::Segment => SegmentPolicy::parse(value).map(drop).map_err(invalid),
+            ObjectKind::Policy => {
+                let flag = ObjectId::flag(object.key_arc());
+                match next.object(&flag) {
+                    None => Err(Refusal::NotFound { object: flag }),
+                    Some(_) => TargetingPolicy::parse(value).map(drop).map_err(invalid),
+                }
+            }
+        }
+    }
+
+    /// A compile fault belongs to the write that caused it; when that write is the flag's config
+    /// and the fault is in a policy that was not touched, the policy is a user of what went away.
+    fn located(&self, decided: &Decided, cause: &ObjectId, fault: StateFault) -> Refusal {
+        match fault {
+            StateFault::In(object, faults) if decided.index.contains_key(&object) => {
+                Refusal::Invalid {
+                    write: decided.at(&object),
+                    faults,
+                }
+            }
+            StateFault::In(object, faults) => {
+                let users = faults
+                    .iter()
+                    .map(|fault| format!("{object}: {fault}"))
+                    .collect();
+                Refusal::InUse {
+                    object: cause.clone(),
+                    users,
+                }
+            }
+        }
+    }
+
+    /// Nothing may be left dangling and nothing may be cyclic, also between two change sets of one
+    /// batch: the draft holds them all.
+    fn check_references(&self, next: &Machine, decided: &Decided) -> Result<(), Refusal> {
+        for write in &decided.writes {
+            let users = users_left(next, write, &self.limits);
+            if !users.is_empty() {
+                return Err(Refusal::InUse {
+                    object: write.object.clone(),
+                    users,
+                });
+            }
+        }
+        for change in decided
+            .compiled
+            .iter()
+            .filter(|change| !change.uses.is_empty())
+        {
+            let Some(here) = next.compiled(&change.environment) else {
+                continue;
+            };
+            let uses = |key: &StateKey| {
+                here.state(key)
+                    .map_or_else(Vec::new, |state| state.uses.to_vec())
+            };
+            let invalid = |message: String| {
+                let write = decided.at(&object_of(&change.environment, &change.key));
+                Refusal::Invalid {
+                    write,
+                    faults: vec![Fault::new("", message)],
+                }
+            };
+            check_graph(&change.key, &uses, DEPTH_MAX)
+                .map_err(|fault| invalid(fault.to_string()))?;
+            let below = depth_below(&change.key, &uses);
+            if let Some(user) = user_too_far_above(next, change, DEPTH_MAX - below) {
+                let user = object_of(&change.environment, &user);
+                return Err(invalid(format!(
+                    "with this, what {user} uses would be deeper than {DEPTH_MAX}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A change set on its way to an item.
+#[derive(Default)]
+struct Decided {
+    writes: Vec<Write>,
+    compiled: Vec<CompiledChange>,
+    unchanged: Vec<WriteResult>,
+    index: BTreeMap<ObjectId, u32>,
+}
+
+impl Decided {
+    fn at(&self, object: &ObjectId) -> u32 {
+        self.index.get(object).copied().unwrap_or(0)
+    }
+}
+
+/// A compile fault and the object it is in.
+enum StateFault {
+    In(ObjectId, Vec<Fault>),
+}
+
+fn check_shape(request: &ChangeRequest) -> Result<(), Refusal> {
+    if request.writes.len() > WRITES_MAX {
+        return Err(Refusal::Quota {
+            what: "writes in one change set".into(),
+            max: WRITES_MAX as u64,
+        });
+    }
+    let mut seen = BTreeSet::new();
+    for (at, write) in request.writes.iter().enumerate() {
+        if !seen.insert(&write.object) {
+            let fault = Fault::new(
+                "",
+                format!("{} is written twice in one change set", write.object),
+            );
+            return Err(Refusal::Invalid {
+                write: at as u32,
+                faults: vec![fault],
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_quotas(next: &Machine, writes: &[Write], limits: &Limits) -> Result<(), Refusal> {
+    let flags = (ObjectKind::Flag, "flags", limits.flags_max);
+    let environments = (
+        ObjectKind::Environment,
+        "environments",
+        limits.environments_max,
+    );
+    for (kind, what, max) in [flags, environments] {
+        let adds = writes
+            .iter()
+            .any(|write| write.object.kind() == kind && write.value.is_some());
+        if adds && next.count(kind) > max {
+            return Err(Refusal::Quota {
+                what: what.into(),
+                max: max as u64,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The states that these writes can change, each with the write that does.
+fn affected(next: &Machine, writes: &[Write]) -> Vec<(EnvironmentKey, StateKey, ObjectId)> {
+    let mut found = BTreeMap::new();
+    for write in writes {
+        let Some(key) = state_key(&write.object) else {
+            continue;
+        };
+        match write.object.environment() {
+            Some(environment) => {
+                found.insert((environment.clone(), key), write.object.clone());
+            }
+            None => {
+                for environment in next.environments() {
+                    let policy = ObjectId::policy(environment.clone(), write.object.key_arc());
+                    if next.object(&policy).is_some() {
+                        found
+                            .entry((environment.clone(), key.clone()))
+                            .or_insert_with(|| write.object.clone());
+                    }
+                }
+            }
+        }
+    }
+    found
+        .into_iter()
+        .map(|((environment, key), cause)| (environment, key, cause))
+        .collect()
+}
+
+/// Compiles one state from the ground state of a machine, at the version `changed_at`. `None` when
+/// there is nothing to compile. Used by the leader, and by every node to check itself (I4).
+pub fn compile_one(
+    machine: &Machine,
+    environment: &EnvironmentKey,
+    key: &StateKey,
+    changed_at: Version,
+) -> Result<Option<EvaluationState>, String> {
+    compile_state(machine, environment, key, changed_at, &Limits::default()).map_err(
+        |StateFault::In(object, faults)| {
+            let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            format!("{object}: {}", faults.join("; "))
+        },
+    )
+}
+
+fn compile_state(
+    next: &Machine,
+    environment: &EnvironmentKey,
+    key: &StateKey,
+    changed_at: Version,
+    limits: &Limits,
+) -> Result<Option<EvaluationState>, StateFault> {
+    let references = GroundReferences {
+        machine: next,
+        environment,
+    };
+    let policy_id = object_of(environment, key);
+    let Some(policy_object) = next.object(&policy_id) else {
+        return Ok(None);
+    };
+    let in_policy = |faults| StateFault::In(policy_id.clone(), faults);
+    let state = match (key.as_flag(), key.as_segment()) {
+        (Some(flag), _) => {
+            let flag_id = ObjectId::flag(flag.shared());
+            let Some(config_object) = next.object(&flag_id) else {
+                return Ok(None);
+            };
+            let config = FlagConfig::parse(&flag, &config_object.value)
+                .map_err(|faults| StateFault::In(flag_id, faults))?;
+            let policy = TargetingPolicy::parse(&policy_object.value).map_err(in_policy)?;
+            let (config_at, policy_at) = (config_object.version, policy_object.version);
+            compile_flag(
+                &config,
+                config_at,
+                &policy,
+                policy_at,
+                changed_at,
+                &references,
+                limits,
+            )
+        }
+        (None, Some(segment)) => {
+            let policy = SegmentPolicy::parse(&policy_object.value).map_err(in_policy)?;
+            compile_segment(
+                &segment,
+                &policy,
+                policy_object.version,
+                changed_at,
+                &references,
+                limits,
+            )
+        }
+        (None, None) => return Ok(None),
+    };
+    state.map(Some).map_err(in_policy)
+}
+
+/// Answers the compiler's questions from ground state.
+struct GroundReferences<'a> {
+    machine: &'a Machine,
+    environment: &'a EnvironmentKey,
+}
+
+impl References for GroundReferences<'_> {
+    fn segment_exists(&self, segment: &SegmentKey) -> bool {
+        self.machine
+            .object(&ObjectId::segment(
+                self.environment.clone(),
+                segment.shared(),
+            ))
+            .is_some()
+    }
+
+    fn flag_variants(&self, flag: &FlagKey) -> Option<Vec<String>> {
+        let object = self.machine.object(&ObjectId::flag(flag.shared()))?;
+        let config = FlagConfig::parse(flag, &object.value).ok()?;
+        Some(config.variants.into_keys().collect())
+    }
+}
+
+/// Who still refers to what this write takes away.
+fn users_left(next: &Machine, write: &Write, limits: &Limits) -> Vec<String> {
+    let object = &write.object;
+    let deleted = write.value.is_none();
+    match (object.kind(), object.environment()) {
+        (ObjectKind::Environment, _) if deleted => {
+            let Ok(environment) = EnvironmentKey::try_from(object.key()) else {
+                return Vec::new();
+            };
+            let policies = next.objects(ObjectKind::Policy, Some(&environment), None);
+            let segments = next.objects(ObjectKind::Segment, Some(&environment), None);
+            policies
+                .chain(segments)
+                .map(|(id, _)| id.to_string())
+                .collect()
+        }
+        (ObjectKind::Flag, _) => {
+            let mut users = Vec::new();
+            for environment in next.environments() {
+                let policy = ObjectId::policy(environment.clone(), object.key_arc());
+                if deleted && next.object(&policy).is_some() {
+                    users.push(policy.to_string());
+                }
+                users.extend(broken_users(next, environment, object, deleted, limits));
+            }
+            users
+        }
+        (_, Some(environment)) if deleted => broken_users(next, environment, object, true, limits),
+        _ => Vec::new(),
+    }
+}
+
+/// The states in an environment that use this object and cannot go on doing so.
+fn broken_users(
+    next: &Machine,
+    environment: &EnvironmentKey,
+    object: &ObjectId,
+    deleted: bool,
+    limits: &Limits,
+) -> Vec<String> {
+    let Some(key) = state_key(object) else {
+        return Vec::new();
+    };
+    let users = next.users_of(environment, &key).filter_map(|user| {
+        if deleted {
+            return Some(object_of(environment, user).to_string());
+        }
+        match compile_state(next, environment, user, next.version(), limits) {
+            Ok(_) => None,
+            Err(StateFault::In(object, faults)) => {
+                let why = faults.first().map(ToString::to_string).unwrap_or_default();
+                Some(format!("{object}: {why}"))
+            }
+        }
+    });
+    users.collect()
+}
+
+fn state_key(object: &ObjectId) -> Option<StateKey> {
+    match object.kind() {
+        ObjectKind::Environment => None,
+        ObjectKind::Flag | ObjectKind::Policy => StateKey::new(StateKind::Flag, object.key()).ok(),
+        ObjectKind::Segment => StateKey::new(StateKind::Segment, object.key()).ok(),
+    }
+}
+
+fn object_of(environment: &EnvironmentKey, key: &StateKey) -> ObjectId {
+    match key.kind() {
+        StateKind::Flag => ObjectId::policy(environment.clone(), key.shared()),
+        StateKind::Segment => ObjectId::segment(environment.clone(), key.shared()),
+    }
+}
+
+fn parse_flag(key: &str, text: &str) -> Result<FlagConfig, Vec<Fault>> {
+    let key = FlagKey::try_from(key).map_err(|why| whole(&why))?;
+    FlagConfig::parse(&key, text)
+}
+
+fn whole(why: &dyn std::fmt::Display) -> Vec<Fault> {
+    vec![Fault::new("", why.to_string())]
+}
+
+fn salt_fault(salt: &str) -> Fault {
+    let message = format!(
+        "the salt is fixed at creation ({salt:?}); another one would move every subject. Leave it out or repeat it"
+    );
+    Fault::new("/salt", message)
+}
+
+/// The longest chain below a state, in steps. The graph below is known to be acyclic and bounded.
+fn depth_below(key: &StateKey, uses: &dyn Fn(&StateKey) -> Vec<StateKey>) -> usize {
+    let mut level = BTreeSet::from([key.clone()]);
+    let mut depth = 0;
+    while depth < DEPTH_MAX {
+        level = level.iter().flat_map(uses).collect();
+        if level.is_empty() {
+            break;
+        }
+        depth += 1;
+    }
+    depth
+}
+
+/// A state more than `steps` above this one, if there is any.
+fn user_too_far_above(next: &Machine, change: &CompiledChange, steps: usize) -> Option<StateKey> {
+    let mut level = BTreeSet::from([change.key.clone()]);
+    for _ in 0..=steps {
+        level = level
+            .iter()
+            .flat_map(|key| next.users_of(&change.environment, key).cloned())
+            .collect();
+        if level.is_empty() {
+            return None;
+        }
+    }
+    level.pop_first()
+}
+
+/// The same JSON without spaces, key order kept.
+fn compact(text: &str) -> Result<Arc<str>, Vec<Fault>> {
+    let value: Value =
+        serde_json::from_str(text).map_err(|why| whole(&format!("not JSON: {why}")))?;
+    Ok(value.to_string().into())
+}

@@ -1,0 +1,315 @@
+//! What nodes say to each other: bytes in, bytes out.
+//!
+//! The node carries these bytes over whatever connection it likes; this file gives them meaning
+//! for openraft. Every message names the cluster and both nodes, so that a misdirected one is
+//! refused instead of believed. A snapshot travels as the chunks of its file: bounded memory, a
+//! deadline a chunk.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, Snapshot};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::command::ClusterId;
+use crate::raft::Member;
+use crate::state_machine::{Blocking, SnapshotFile};
+use crate::types::{CommittedLeaderId, RaftVote, TypeConfig};
+
+const RPC_FORMAT: u8 = 1;
+
+/// Bytes of a snapshot file sent at once.
+const CHUNK_LEN: usize = 1 << 20;
+
+/// Longest wait for one chunk of a snapshot to be stored.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest wait for the last chunk, after which the receiver loads the whole snapshot.
+const INSTALL_DEADLINE: Duration = Duration::from_secs(120);
+
+/// The kinds of message between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rpc {
+    /// Log entries and heartbeats.
+    Append,
+    /// Would you vote for me?
+    PreVote,
+    /// Vote for me.
+    Vote,
+    /// Take over as leader.
+    TransferLeader,
+    /// A piece of a snapshot file.
+    Snapshot,
+}
+
+impl Rpc {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Append,
+        Self::PreVote,
+        Self::Vote,
+        Self::TransferLeader,
+        Self::Snapshot,
+    ];
+
+    /// The word used in paths.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::PreVote => "pre-vote",
+            Self::Vote => "vote",
+            Self::TransferLeader => "transfer-leader",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// Why a peer gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// Not connected: refused, reset, unknown host.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// No answer before the deadline.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// An answer that is no answer.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// A future that can be stored.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// Carries messages to other nodes. Implemented by the node over HTTP, or by a simulation.
+pub trait PeerTransport: Send + Sync + 'static {
+    /// Sends one message and waits for its answer, at most until the deadline.
+    fn call(
+        &self,
+        to: &Member,
+        rpc: Rpc,
+        body: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<Result<Bytes, CallError>>;
+}
+
+/// Who speaks to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub(crate) cluster: ClusterId,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotChunk {
+    pub(crate) vote: RaftVote,
+    pub(crate) version: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Bytes,
+    pub(crate) last: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum SnapshotReply {
+    More,
+    Done(SnapshotResponse<TypeConfig>),
+}
+
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Bytes, String> {
+    codec::encode(RPC_FORMAT, message).map_err(|why| why.to_string())
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    codec::decode(RPC_FORMAT, bytes).map_err(|why| why.to_string())
+}
+
+/// Makes one [`Peer`] per other node and purpose.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: u64,
+    pub(crate) transport: Arc<dyn PeerTransport>,
+    pub(crate) blocking: Blocking,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        let envelope = Envelope {
+            cluster: self.cluster,
+            from: self.node,
+            to: target,
+        };
+        Peer {
+            envelope,
+            member: node.clone(),
+            network: self.clone(),
+        }
+    }
+}
+
+/// One other node as openraft sees it.
+pub(crate) struct Peer {
+    envelope: Envelope,
+    member: Member,
+    network: Network,
+}
+
+impl Peer {
+    async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        rpc: Rpc,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        let body = encode(&(self.envelope, request)).map_err(CallError::Refused)?;
+        let answer = self
+            .network
+            .transport
+            .call(&self.member, rpc, body, deadline)
+            .await?;
+        let answer: Result<A, String> = decode(&answer).map_err(CallError::Refused)?;
+        answer.map_err(CallError::Refused)
+    }
+
+    async fn rpc<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        rpc: Rpc,
+        kind: RPCTypes,
+        request: &Q,
+        option: &RPCOption,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        self.call(rpc, request, option.hard_ttl())
+            .await
+            .map_err(|why| self.rpc_error(kind, why))
+    }
+
+    fn rpc_error(&self, action: RPCTypes, why: CallError) -> RPCError<TypeConfig> {
+        match why {
+            CallError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&why)),
+            CallError::Refused(_) => RPCError::Network(NetworkError::new(&why)),
+            CallError::Timeout(timeout) => RPCError::Timeout(Timeout {
+                action,
+                id: self.envelope.from,
+                target: self.envelope.to,
+                timeout,
+            }),
+        }
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: RaftVote,
+        file: &SnapshotFile,
+    ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
+        let refused = |why: &dyn std::fmt::Display| CallError::Refused(why.to_string());
+        let version = file.version;
+        // Opening reads the whole file once, to be sure of it.
+        let opening = file.clone();
+        let opened = self.network.blocking.run(move || opening.open()).await;
+        let reader = opened
+            .and_then(|opened| opened)
+            .map_err(|why| refused(&why))?;
+        let (length, mut offset) = (reader.len_bytes(), 0);
+        loop {
+            let mut bytes = vec![0; CHUNK_LEN.min((length - offset) as usize)];
+            let read = reader
+                .read_raw(offset, &mut bytes)
+                .map_err(|why| refused(&why))?;
+            if read != bytes.len() {
+                return Err(CallError::Refused(format!(
+                    "snapshot {version} ends at {}",
+                    offset + read as u64
+                )));
+            }
+            let last = offset + read as u64 == length;
+            let chunk = SnapshotChunk {
+                vote,
+                version,
+                offset,
+                bytes: bytes.into(),
+                last,
+            };
+            let deadline = if last {
+                INSTALL_DEADLINE
+            } else {
+                CHUNK_DEADLINE
+            };
+            match self.call(Rpc::Snapshot, &chunk, deadline).await? {
+                SnapshotReply::Done(response) => return Ok(response),
+                SnapshotReply::More if last => {
+                    return Err(CallError::Refused("no answer to the last chunk".into()));
+                }
+                SnapshotReply::More => offset += read as u64,
+            }
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(Rpc::Append, RPCTypes::AppendEntries, &rpc, &option)
+            .await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(Rpc::Vote, RPCTypes::Vote, &rpc, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(Rpc::PreVote, RPCTypes::Vote, &rpc, &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(Rpc::TransferLeader, RPCTypes::TransferLeader, &rpc, &option)
+            .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: RaftVote,
+        snapshot: Snapshot<CommittedLeaderId, u64, Member, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(vote, &snapshot.snapshot) => {
+                sent.map_err(|why| self.rpc_error(RPCTypes::InstallSnapshot, why).into())
+            }
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! openraft's state machine traits over the pure [`Machine`], the snapshot files and the history.
+//!
+//! Order in `apply`: change the machine, queue the history, publish the view, then answer; so
+//! whoever hears an answer finds at least that version in the view. A snapshot is taken from a
+//! clone, on a blocking thread, and its file is durable before openraft hears of it, so the log is
+//! never purged past what is on disk.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bincode::Options;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::entry::RaftPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::codec;
+use crate::command::{Change, ClusterId};
+use crate::history::{History, HistoryRecord};
+use crate::machine::{Applied, Entry, Machine, MachineHead, SnapshotRecord, View};
+use crate::snapshot_file::{SnapshotReader, SnapshotStore};
+use crate::types::{
+    RaftEntry, RaftLogId, Response, SnapshotMeta, StoredMembership, TypeConfig, log_id, raft_log_id,
+};
+
+const HEADER_FORMAT: u8 = 1;
+const CHANGE_FORMAT: u8 = 1;
+
+/// Bytes copied at once from one snapshot file to another.
+const COPY_LEN: usize = 1 << 20;
+
+/// Where blocking work runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocking {
+    /// On tokio's blocking threads.
+    Threads,
+    /// At once, in the caller: for simulations over memory, where a second thread would race time.
+    Inline,
+}
+
+impl Blocking {
+    /// Runs one piece of blocking work.
+    ///
+    /// # Errors
+    /// When the work panics.
+    pub async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        match self {
+            Self::Inline => Ok(work()),
+            Self::Threads => tokio::task::spawn_blocking(work)
+                .await
+                .map_err(io::Error::other),
+        }
+    }
+}
+
+/// A snapshot as openraft passes it around: a complete, durable file and where it is.
+#[derive(Clone)]
+pub(crate) struct SnapshotFile {
+    pub(crate) store: SnapshotStore,
+    pub(crate) version: u64,
+}
+
+impl SnapshotFile {
+    pub(crate) fn open(&self) -> io::Result<SnapshotReader> {
+        self.store
+            .open_version(self.version)
+            .map_err(io::Error::other)
+    }
+}
+
+type RaftSnapshot =
+    openraft::Snapshot<crate::types::CommittedLeaderId, u64, crate::raft::Member, SnapshotFile>;
+
+#[derive(Serialize, Deserialize)]
+struct SnapshotHeader {
+    head: MachineHead,
+    membership: StoredMembership,
+}
+
+/// What the state machine and its snapshot builders share.
+pub(crate) struct Shared {
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) history: Arc<dyn History>,
+    pub(crate) blocking: Blocking,
+    views: watch::Sender<View>,
+    current: Mutex<Option<(SnapshotMeta, SnapshotFile)>>,
+}
+
+impl Shared {
+    fn set_current(&self, meta: SnapshotMeta, file: SnapshotFile) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta, file));
+    }
+}
+
+/// The state machine as openraft sees it.
+pub(crate) struct StateMachine {
+    machine: Machine,
+    membership: StoredMembership,
+    shared: Arc<Shared>,
+}
+
+impl StateMachine {
+    /// Loads the newest whole snapshot, or starts empty, and brings the history in line with it.
+    pub(crate) fn open(
+        cluster: ClusterId,
+        snapshots: SnapshotStore,
+        history: Arc<dyn History>,
+        blocking: Blocking,
+    ) -> io::Result<(Self, watch::Receiver<View>)> {
+        let newest = snapshots.newest().map_err(io::Error::other)?;
+        let (machine, membership, current) = match &newest {
+            None => (Machine::new(cluster), StoredMembership::default(), None),
+            Some(reader) => {
+                let (machine, membership) = load(cluster, reader)?;
+                let file = SnapshotFile {
+                    store: snapshots.clone(),
+                    version: reader.version(),
+                };
+                let meta = meta_of(&machine, &membership);
+                (machine, membership, Some((meta, file)))
+            }
+        };
+        let applied = machine.applied().map_or(0, |id| id.index);
+        if let Some(reader) = &newest
+            && history.applied() < applied
+        {
+            refill(history.as_ref(), applied, reader)?;
+        }
+        let (views, receiver) = watch::channel(Arc::new(machine.clone()));
+        let shared = Arc::new(Shared {
+            snapshots,
+            history,
+            blocking,
+            views,
+            current: Mutex::new(current),
+        });
+        Ok((
+            Self {
+                machine,
+                membership,
+                shared,
+            },
+            receiver,
+        ))
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    fn apply_entry(&mut self, entry: &RaftEntry) -> Response {
+        let id = log_id(&entry.log_id);
+        let Applied {
+            version,
+            answer,
+            changes,
+        } = match &entry.payload {
+            EntryPayload::Normal(payload) => self.machine.apply(id, Entry::Command(&payload.0)),
+            EntryPayload::Blank | EntryPayload::Membership(_) => {
+                self.machine.apply(id, Entry::Blank)
+            }
+        };
+        if let Some(membership) = entry.payload.get_membership() {
+            self.membership = StoredMembership::new(Some(entry.log_id), membership);
+        }
+        if id.index > self.shared.history.applied() {
+            let records = changes.iter().filter_map(history_record).collect();
+            self.shared.history.record(id.index, records);
+        }
+        Response { version, answer }
+    }
+
+    fn publish(&self) {
+        // One view is one version: whole change sets, never a part (I3).
+        self.shared
+            .views
+            .send_replace(Arc::new(self.machine.clone()));
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
+        Ok((
+            self.machine.applied().map(raft_log_id),
+            self.membership.clone(),
+        ))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let response = self.apply_entry(&entry);
+            self.publish();
+            if let Some(responder) = responder {
+                responder.send(response);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            machine: self.machine.clone(),
+            membership: self.membership.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        file: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let shared = self.shared.clone();
+        let cluster = self.machine.cluster();
+        let (machine, membership) = shared
+            .blocking
+            .run({
+                let (shared, file) = (shared.clone(), file.clone());
+                move || {
+                    let reader = file.open()?;
+                    adopt(&shared.snapshots, &reader)?;
+                    let loaded = load(cluster, &reader)?;
+                    let applied = loaded.0.applied().map_or(0, |id| id.index);
+                    refill(shared.history.as_ref(), applied, &reader)?;
+                    io::Result::Ok(loaded)
+                }
+            })
+            .await??;
+        (self.machine, self.membership) = (machine, membership);
+        let file = SnapshotFile {
+            store: shared.snapshots.clone(),
+            ..file
+        };
+        shared.set_current(meta.clone(), file);
+        self.publish();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+        let current = self
+            .shared
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Ok(current.map(|(meta, snapshot)| RaftSnapshot { meta, snapshot }))
+    }
+}
+
+/// Writes one snapshot from a clone.
+pub(crate) struct Builder {
+    machine: Machine,
+    membership: StoredMembership,
+    shared: Arc<Shared>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+        let meta = meta_of(&self.machine, &self.membership);
+        let (machine, membership) = (self.machine.clone(), self.membership.clone());
+        let shared = self.shared.clone();
+        let file = self
+            .shared
+            .blocking
+            .run(move || write(&machine, &membership, &shared))
+            .await??;
+        self.shared.set_current(meta.clone(), file.clone());
+        Ok(RaftSnapshot {
+            meta,
+            snapshot: file,
+        })
+    }
+}
+
+fn meta_of(machine: &Machine, membership: &StoredMembership) -> SnapshotMeta {
+    SnapshotMeta {
+        last_log_id: machine.applied().map(raft_log_id),
+        last_membership: membership.clone(),
+    }
+}
+
+/// The meta of a complete snapshot file.
+pub(crate) fn read_meta(cluster: ClusterId, reader: &SnapshotReader) -> io::Result<SnapshotMeta> {
+    let header = read_header(cluster, reader)?;
+    Ok(SnapshotMeta {
+        last_log_id: header.head.applied_id().map(raft_log_id),
+        last_membership: header.membership,
+    })
+}
+
+fn read_header(cluster: ClusterId, reader: &SnapshotReader) -> io::Result<SnapshotHeader> {
+    let header: SnapshotHeader =
+        codec::decode(HEADER_FORMAT, reader.header()).map_err(io::Error::other)?;
+    if header.head.cluster != cluster {
+        let found = header.head.cluster;
+        return Err(io::Error::other(format!(
+            "the snapshot belongs to cluster {found}, this node to {cluster}"
+        )));
+    }
+    Ok(header)
+}
+
+fn write(
+    machine: &Machine,
+    membership: &StoredMembership,
+    shared: &Shared,
+) -> io::Result<SnapshotFile> {
+    let version = machine.version().get();
+    let header = SnapshotHeader {
+        head: machine.head(),
+        membership: membership.clone(),
+    };
+    let header = codec::encode(HEADER_FORMAT, &header).map_err(io::Error::other)?;
+    let mut writer = shared.snapshots.create(version, &header)?;
+    for record in machine.records() {
+        writer.push(&record_bytes(&record)?)?;
+    }
+    shared.history.drain()?;
+    shared
+        .history
+        .for_each_up_to(version, &mut |line: HistoryRecord| {
+            writer.push(&record_bytes(&SnapshotRecord::History(
+                line.object,
+                line.version,
+                line.body,
+            ))?)
+        })?;
+    writer.finish()?;
+    Ok(SnapshotFile {
+        store: shared.snapshots.clone(),
+        version,
+    })
+}
+
+/// Copies a snapshot into this node's own store, unless it was received there.
+fn adopt(own: &SnapshotStore, reader: &SnapshotReader) -> io::Result<()> {
+    if own.list()?.contains(&reader.version()) {
+        return Ok(());
+    }
+    let mut copy = own.receive()?;
+    let mut offset = 0;
+    let mut piece = vec![0; COPY_LEN];
+    loop {
+        let read = reader.read_raw(offset, &mut piece)?;
+        if read == 0 {
+            return copy.finish().map(drop).map_err(io::Error::other);
+        }
+        copy.push(&piece[..read])?;
+        offset += read as u64;
+    }
+}
+
+fn load(cluster: ClusterId, reader: &SnapshotReader) -> io::Result<(Machine, StoredMembership)> {
+    let header = read_header(cluster, reader)?;
+    let mut machine = Machine::from_head(&header.head);
+    for record in reader.records() {
+        match parse_record(&record.map_err(io::Error::other)?)? {
+            SnapshotRecord::History(..) => break, // The machine's records come first.
+            record => machine.load(record),
+        }
+    }
+    let machine = machine.loaded(&header.head).map_err(io::Error::other)?;
+    Ok((machine, header.membership))
+}
+
+fn refill(history: &dyn History, applied: u64, reader: &SnapshotReader) -> io::Result<()> {
+    let mut lines = reader.records().filter_map(|record| {
+        let record = record
+            .map_err(io::Error::other)
+            .and_then(|bytes| parse_record(&bytes));
+        match record {
+            Ok(SnapshotRecord::History(object, version, body)) => Some(Ok(HistoryRecord {
+                object,
+                version,
+                body,
+            })),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        }
+    });
+    history.replace_all(applied, &mut lines)
+}
+
+fn record_bytes(record: &SnapshotRecord) -> io::Result<Vec<u8>> {
+    codec::bincode_options(codec::BODY_LEN_MAX)
+        .serialize(record)
+        .map_err(io::Error::other)
+}
+
+fn parse_record(bytes: &Bytes) -> io::Result<SnapshotRecord> {
+    codec::bincode_options(bytes.len())
+        .deserialize(bytes)
+        .map_err(io::Error::other)
+}
+
+fn history_record(change: &Change) -> Option<HistoryRecord> {
+    // Encoding fails only above a length that no accepted write reaches.
+    let body = codec::encode(CHANGE_FORMAT, change).ok()?;
+    Some(HistoryRecord {
+        object: change.object.history_key(),
+        version: change.version.get(),
+        body,
+    })
+}
+
+/// Reads one line of history back.
+pub(crate) fn parse_change(body: &[u8]) -> Result<Change, codec::Unreadable> {
+    codec::decode(CHANGE_FORMAT, body)
+}
