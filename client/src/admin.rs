@@ -1,0 +1,410 @@
+//! The client for people and programs that write: flags, policies, segments, environments.
+//!
+//! What must hold: every write carries an idempotency key, so that sending it again is safe (I9);
+//! an error of which `outcome_unknown()` is true is the only way in which a write that may have
+//! happened comes back; nothing here is on the evaluation path.
+//!
+//! Left out: when a request is tried again (`attempts.rs`), paths and shapes (`objects.rs`).
+
+mod attempts;
+mod objects;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH,
+};
+use http::{HeaderMap, HeaderValue, Method};
+use pennon_evaluator::Version;
+use pennon_evaluator::wire::{HEADER_NODE, HEADER_STALENESS_MS};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use self::attempts::{Limits, Pool, RawAnswer, Repeat};
+use crate::endpoint::{Connector, Endpoint};
+use crate::error::Error;
+use crate::http1::{self, Outgoing};
+
+pub use self::objects::{Change, Collection, Expected, List, Object, Resource, Written};
+
+/// The header under which a write is known when it comes again.
+pub const HEADER_IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+/// The longest time that can be set; about a year, so that instants do not overflow.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Attempts per endpoint, over all rounds.
+const ROUNDS_MAX: u32 = 3;
+
+/// Reads and writes ground state through any node.
+///
+/// It keeps connections open, goes to another node when one cannot be reached, and sends a write
+/// again only where that is safe. Cloning is cheap; clones share the connections.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use pennon_client::TcpConnector;
+/// use pennon_client::admin::{Admin, Expected, Resource};
+/// use serde_json::json;
+/// # async fn example() -> Result<(), pennon_client::Error> {
+/// let urls = ["http://127.0.0.1:7400", "http://127.0.0.1:7401"];
+/// let admin = Admin::new(urls, None, Arc::new(TcpConnector))?;
+/// let flag = json!({"key": "dark", "type": "boolean", "variants": {"on": true, "off": false},
+///     "off_variant": "off"});
+/// let first = admin.put(&Resource::flag("dark"), &flag, Expected::Absent).await?;
+/// // Refused: it exists by now.
+/// let refusal = admin.put(&Resource::flag("dark"), &flag, Expected::Absent).await.unwrap_err();
+/// assert!(refusal.is_conflict() && !refusal.outcome_unknown());
+/// admin.delete(&Resource::flag("dark"), Expected::At(first.version)).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Admin {
+    pool: Arc<Pool>,
+    token: Option<HeaderValue>,
+    limits: Limits,
+}
+
+/// An answer that is no refusal.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    version: Option<Version>,
+    body: Value,
+    endpoint: Option<Endpoint>,
+}
+
+impl Answer {
+    /// Returns the status, below 400.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Returns the version at which the answer was decided (`Pennon-Version`).
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// Returns how stale the answering node was at most (`Pennon-Staleness-Ms`).
+    pub fn staleness(&self) -> Option<Duration> {
+        let ms = self.header(HEADER_STALENESS_MS)?.parse().ok()?;
+        Some(Duration::from_millis(ms))
+    }
+
+    /// Returns the name of the answering node (`Pennon-Node`).
+    pub fn node(&self) -> Option<&str> {
+        self.header(HEADER_NODE)
+    }
+
+    /// Returns the entity tag, with its quotes.
+    pub fn etag(&self) -> Option<&str> {
+        self.header(ETAG.as_str())
+    }
+
+    /// Returns any header, by name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Returns the endpoint that answered.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref()
+    }
+
+    /// Returns the body; `null` when there is none. A body that is not JSON is a string.
+    pub fn body(&self) -> &Value {
+        &self.body
+    }
+
+    /// Returns the body without copying it.
+    pub fn into_body(self) -> Value {
+        self.body
+    }
+
+    /// Reads the body as a type.
+    ///
+    /// # Errors
+    /// When it has another shape.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        T::deserialize(&self.body)
+            .map_err(|e| Error::protocol(format!("the answer has an unexpected shape: {e}")))
+    }
+}
+
+impl Admin {
+    /// Makes a client for these nodes. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When a URL or the token is malformed; see [`Endpoint::parse`].
+    pub fn new<I>(
+        urls: I,
+        token: Option<&str>,
+        connector: Arc<dyn Connector>,
+    ) -> Result<Admin, Error>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let endpoints = Endpoint::parse_all(urls)?;
+        let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+        let limits = Limits {
+            timeout: TIMEOUT_DEFAULT,
+            connect: CONNECT_TIMEOUT,
+            attempts_max: count.saturating_mul(ROUNDS_MAX),
+        };
+        let token = token.map(http1::bearer).transpose()?;
+        let pool = Arc::new(Pool::new(endpoints, connector));
+        Ok(Admin {
+            pool,
+            token,
+            limits,
+        })
+    }
+
+    /// Sets how long a request may take, all attempts together; 15 s unless set. A request that
+    /// waits on the node (`?timeout=`, `?wait=`) needs more than it waits.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Admin {
+        self.limits.timeout = timeout.min(TIMEOUT_MAX);
+        self
+    }
+
+    /// Sets how many attempts a request gets, on all endpoints together; three per endpoint
+    /// unless set, never less than one.
+    #[must_use]
+    pub fn with_attempts_max(mut self, attempts_max: u32) -> Admin {
+        self.limits.attempts_max = attempts_max.max(1);
+        self
+    }
+
+    /// Makes idempotency keys and pauses repeatable, for simulations. Two clients with one seed
+    /// would use the same keys.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Admin {
+        self.pool.reseed(seed);
+        self
+    }
+
+    /// Sends any request. `path` begins with a slash and may have a query; keys in it are encoded
+    /// by the caller ([`Resource::path`] does). A write without an `Idempotency-Key` gets one.
+    ///
+    /// # Errors
+    /// Every answer of 400 and above, and no answer at all. See [`Error::outcome_unknown`].
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Option<&Value>,
+    ) -> Result<Answer, Error> {
+        let mut outgoing = self.outgoing(method, path, headers, body)?;
+        if !outgoing.method.is_safe() && !outgoing.headers.contains_key(HEADER_IDEMPOTENCY_KEY) {
+            let key = self.pool.random_key();
+            let key = HeaderValue::from_str(&key).map_err(|e| Error::settings(e.to_string()))?;
+            let name = HeaderName::from_static("idempotency-key");
+            outgoing.headers.insert(name, key); // I9: one key for all attempts
+        }
+        let key = outgoing.headers.get(HEADER_IDEMPOTENCY_KEY);
+        let key = key.and_then(|key| key.to_str().ok());
+        let repeat = Repeat::of(&outgoing.method, key.is_some());
+        let result = self.pool.send(&outgoing, repeat, self.limits).await;
+        let named = |error: Error| match key {
+            Some(key) => error.for_write(key),
+            None => error,
+        };
+        result.and_then(|raw| self.answer(raw)).map_err(named)
+    }
+
+    fn outgoing(
+        &self,
+        method: Method,
+        path: &str,
+        mut headers: HeaderMap,
+        body: Option<&Value>,
+    ) -> Result<Outgoing, Error> {
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
+        let body = match body {
+            Some(body) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                let body = serde_json::to_vec(body);
+                Bytes::from(body.map_err(|e| Error::settings(e.to_string()))?)
+            }
+            None => Bytes::new(),
+        };
+        let path = path.to_owned();
+        Ok(Outgoing {
+            method,
+            path,
+            headers,
+            body,
+        })
+    }
+
+    fn answer(&self, raw: RawAnswer) -> Result<Answer, Error> {
+        let endpoint = self.pool.endpoint(raw.endpoint).cloned();
+        let version = http1::version_of(&raw.headers);
+        if raw.status.is_client_error() || raw.status.is_server_error() {
+            let error = Error::refused(raw.status, version, &raw.body);
+            return Err(match &endpoint {
+                Some(endpoint) => error.at(endpoint),
+                None => error,
+            });
+        }
+        let text = || Value::String(String::from_utf8_lossy(&raw.body).into_owned());
+        let body = match raw.body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&raw.body).unwrap_or_else(|_| text()),
+        };
+        Ok(Answer {
+            status: raw.status.as_u16(),
+            headers: raw.headers,
+            version,
+            body,
+            endpoint,
+        })
+    }
+}
+
+/// The requests that people make most.
+impl Admin {
+    /// Reads one object, linearizably.
+    ///
+    /// # Errors
+    /// `is_not_found()`, or as [`Admin::request`].
+    pub async fn get(&self, resource: &Resource) -> Result<Object, Error> {
+        let path = resource.path();
+        let answer = self.request(Method::GET, &path, HeaderMap::new(), None);
+        answer.await?.json()
+    }
+
+    /// Lists objects, one page.
+    ///
+    /// # Errors
+    /// As [`Admin::request`].
+    pub async fn list(&self, collection: &Collection) -> Result<List, Error> {
+        let path = collection.path();
+        let answer = self.request(Method::GET, &path, HeaderMap::new(), None);
+        answer.await?.json()
+    }
+
+    /// Creates or replaces an object.
+    ///
+    /// # Errors
+    /// `is_conflict()` when the expectation does not hold, `is_invalid()` when the value does not,
+    /// or as [`Admin::request`].
+    pub async fn put(
+        &self,
+        resource: &Resource,
+        value: &Value,
+        expected: Expected,
+    ) -> Result<Written, Error> {
+        let path = resource.path();
+        let headers = precondition(expected)?;
+        let answer = self.request(Method::PUT, &path, headers, Some(value));
+        answer.await?.json()
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// `is_conflict()` when the expectation does not hold, `is_invalid()` when it is still in use,
+    /// or as [`Admin::request`].
+    pub async fn delete(&self, resource: &Resource, expected: Expected) -> Result<Written, Error> {
+        let path = resource.path();
+        let headers = precondition(expected)?;
+        let answer = self.request(Method::DELETE, &path, headers, None);
+        answer.await?.json()
+    }
+
+    /// Switches a flag on in an environment.
+    ///
+    /// # Errors
+    /// `is_not_found()`, or as [`Admin::request`].
+    pub async fn enable(&self, environment: &str, flag: &str) -> Result<Written, Error> {
+        self.switch(environment, flag, "enable").await
+    }
+
+    /// Switches a flag off in an environment: the kill switch.
+    ///
+    /// # Errors
+    /// `is_not_found()`, or as [`Admin::request`].
+    pub async fn disable(&self, environment: &str, flag: &str) -> Result<Written, Error> {
+        self.switch(environment, flag, "disable").await
+    }
+
+    async fn switch(&self, environment: &str, flag: &str, to: &str) -> Result<Written, Error> {
+        let (environment, flag) = (http1::segment(environment), http1::segment(flag));
+        let path = format!("/v1/environments/{environment}/flags/{flag}:{to}");
+        let answer = self.request(Method::POST, &path, HeaderMap::new(), None);
+        answer.await?.json()
+    }
+
+    /// Makes changes that happen together or not at all.
+    ///
+    /// # Errors
+    /// `is_conflict()` when one of the expectations does not hold, or as [`Admin::request`].
+    pub async fn changes(&self, changes: &[Change]) -> Result<Answer, Error> {
+        let body = Value::Array(changes.iter().map(Change::to_json).collect());
+        let answer = self.request(Method::POST, "/v1/changes", HeaderMap::new(), Some(&body));
+        answer.await
+    }
+
+    /// Asks a node to evaluate one flag, or all when none is named. For checking; applications
+    /// use [`crate::Client`].
+    ///
+    /// # Errors
+    /// As [`Admin::request`].
+    pub async fn evaluate(
+        &self,
+        environment: &str,
+        flag: Option<&str>,
+        subject_key: &str,
+        attributes: &Value,
+    ) -> Result<Answer, Error> {
+        let mut path = format!("/v1/environments/{}/evaluate", http1::segment(environment));
+        if let Some(flag) = flag {
+            path.push_str(&format!("/{}", http1::segment(flag)));
+        }
+        let body = json!({"subject_key": subject_key, "attributes": attributes});
+        // It changes nothing, although it is a POST.
+        let outgoing = self.outgoing(Method::POST, &path, HeaderMap::new(), Some(&body))?;
+        let answer = self.pool.send(&outgoing, Repeat::Safe, self.limits);
+        self.answer(answer.await?)
+    }
+
+    /// Reads who is in the cluster and how they are.
+    ///
+    /// # Errors
+    /// As [`Admin::request`].
+    pub async fn cluster(&self) -> Result<Answer, Error> {
+        let answer = self.request(Method::GET, "/v1/cluster", HeaderMap::new(), None);
+        answer.await
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+fn precondition(expected: Expected) -> Result<HeaderMap, Error> {
+    let (name, value) = match expected {
+        Expected::Absent => (IF_NONE_MATCH, "*".to_owned()),
+        Expected::Exists => (IF_MATCH, "*".to_owned()),
+        Expected::At(version) => (IF_MATCH, format!("\"{version}\"")),
+    };
+    let value = HeaderValue::from_str(&value).map_err(|e| Error::settings(e.to_string()))?;
+    Ok(HeaderMap::from_iter([(name, value)]))
+}

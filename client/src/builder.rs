@@ -1,0 +1,316 @@
+//! Describing and starting a client.
+//!
+//! What must hold: what is wrong with the description is said before anything is sent; what is not
+//! said has one default, written here.
+//!
+//! Left out: everything after the start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use pennon_evaluator::EnvironmentKey;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::runtime::Handle;
+
+use crate::clock::{BootClock, Clock};
+use crate::endpoint::{Connector, Endpoint, TcpConnector};
+use crate::error::Error;
+use crate::evaluation::StalePolicy;
+use crate::flags::{Client, Shared};
+use crate::http1;
+use crate::session::{Session, Settings};
+use crate::status::{Counters, Report};
+use crate::transport::{Driver, Link};
+
+/// How long [`ClientBuilder::connect`] waits for the first snapshot unless told otherwise.
+pub const CONNECT_DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest client id, in bytes.
+const CLIENT_ID_LEN_MAX: usize = 128;
+
+/// Describes a client. See [`Client::builder`].
+#[must_use]
+pub struct ClientBuilder {
+    urls: Vec<String>,
+    environment: Option<String>,
+    token: Option<String>,
+    staleness_max: Option<Duration>,
+    policy: StalePolicy,
+    connect_deadline: Duration,
+    connector: Arc<dyn Connector>,
+    clock: Arc<dyn Clock>,
+    seed: Option<u64>,
+    client_id: Option<String>,
+}
+
+impl ClientBuilder {
+    pub(crate) fn new<I>(urls: I) -> ClientBuilder
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        ClientBuilder {
+            urls: urls.into_iter().map(Into::into).collect(),
+            environment: None,
+            token: None,
+            staleness_max: None,
+            policy: StalePolicy::default(),
+            connect_deadline: CONNECT_DEADLINE_DEFAULT,
+            connector: Arc::new(TcpConnector),
+            clock: Arc::new(BootClock),
+            seed: None,
+            client_id: None,
+        }
+    }
+
+    /// Reads the description from environment variables; see [`Client::from_env`].
+    ///
+    /// # Errors
+    /// When `PENNON_URL` or `PENNON_ENV` is missing, or `PENNON_TOKEN_FILE` cannot be read.
+    pub fn from_env() -> Result<ClientBuilder, Error> {
+        ClientBuilder::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<ClientBuilder, Error> {
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let needed =
+            |name: &str| set(name).ok_or_else(|| Error::settings(format!("{name} is not set")));
+        let urls = needed("PENNON_URL")?;
+        let environment = needed("PENNON_ENV")?;
+        let token = match (set("PENNON_TOKEN"), set("PENNON_TOKEN_FILE")) {
+            (Some(token), _) => Some(token),
+            (None, Some(path)) => Some(std::fs::read_to_string(&path).map_err(|e| {
+                Error::settings(format!("PENNON_TOKEN_FILE {path:?} cannot be read: {e}"))
+            })?),
+            (None, None) => None,
+        };
+        let builder = ClientBuilder::new(urls.split(',').map(str::trim));
+        let builder = builder.environment(environment.trim());
+        Ok(match token {
+            Some(token) => builder.token(token.trim().to_owned()),
+            None => builder,
+        })
+    }
+
+    /// Sets the environment. There is no default.
+    pub fn environment(mut self, environment: impl Into<String>) -> ClientBuilder {
+        self.environment = Some(environment.into());
+        self
+    }
+
+    /// Sets the token, if the cluster wants one.
+    pub fn token(mut self, token: impl Into<Option<String>>) -> ClientBuilder {
+        self.token = token.into();
+        self
+    }
+
+    /// Sets a staleness bound stricter than that of the environment. A looser one has no effect.
+    pub fn staleness_max(mut self, staleness_max: Duration) -> ClientBuilder {
+        self.staleness_max = Some(staleness_max);
+        self
+    }
+
+    /// Sets what to answer beyond the staleness bound; [`StalePolicy::ServeLastGood`] unless set.
+    pub fn stale_policy(mut self, policy: StalePolicy) -> ClientBuilder {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets how long [`ClientBuilder::connect`] waits for the first snapshot; 10 s unless set.
+    pub fn connect_deadline(mut self, deadline: Duration) -> ClientBuilder {
+        self.connect_deadline = deadline;
+        self
+    }
+
+    /// Sets how connections are opened; over TCP unless set.
+    pub fn connector(mut self, connector: impl Connector) -> ClientBuilder {
+        self.connector = Arc::new(connector);
+        self
+    }
+
+    /// Sets the clock that ages are computed by; [`BootClock`] unless set.
+    pub fn clock(mut self, clock: impl Clock) -> ClientBuilder {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Makes pauses, the choice of endpoints and the client id repeatable, for simulations.
+    pub fn seed(mut self, seed: u64) -> ClientBuilder {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Sets the name by which nodes know this client, 1 to 128 bytes; random unless set.
+    pub fn client_id(mut self, client_id: impl Into<String>) -> ClientBuilder {
+        self.client_id = Some(client_id.into());
+        self
+    }
+
+    /// Starts the client and waits for the first snapshot.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::start`]; or with what went wrong last, when no snapshot came in time.
+    pub async fn connect(self) -> Result<Client, Error> {
+        let deadline = self.connect_deadline;
+        let client = self.start()?;
+        client.ready(deadline).await?;
+        Ok(client)
+    }
+
+    /// Starts the client and returns at once. Until the first snapshot every evaluation gives the
+    /// caller's default with the reason `NOT_READY`.
+    ///
+    /// # Errors
+    /// `is_settings()` when the description is wrong, or when there is no tokio runtime.
+    pub fn start(self) -> Result<Client, Error> {
+        let endpoints = Endpoint::parse_all(&self.urls)?;
+        let environment = self.environment.as_deref();
+        let environment = environment.ok_or_else(|| Error::settings("no environment is given"))?;
+        let environment = EnvironmentKey::try_from(environment)
+            .map_err(|e| Error::settings(format!("environment {environment:?}: {e}")))?;
+        let token = self.token.as_deref().map(http1::bearer).transpose()?;
+        let seed = self
+            .seed
+            .unwrap_or_else(|| rand::make_rng::<StdRng>().random());
+        let client_id = self
+            .client_id
+            .clone()
+            .unwrap_or_else(|| format!("rust-{seed:016x}"));
+        if client_id.is_empty() || client_id.len() > CLIENT_ID_LEN_MAX {
+            let why = format!("a client id has 1 to {CLIENT_ID_LEN_MAX} bytes");
+            return Err(Error::settings(why));
+        }
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::settings("a client is started inside a tokio runtime"))?;
+        let driver = self.driver(endpoints, environment, token, client_id, seed);
+        let shared = Arc::clone(&driver.shared);
+        let task = runtime.spawn(driver.run());
+        Ok(Client::new(shared, task.abort_handle()))
+    }
+
+    fn driver(
+        self,
+        endpoints: Arc<[Endpoint]>,
+        environment: EnvironmentKey,
+        token: Option<HeaderValue>,
+        client_id: String,
+        seed: u64,
+    ) -> Driver {
+        let name = environment.to_string();
+        let session = Session::new(Settings {
+            environment,
+            endpoints: Arc::clone(&endpoints),
+            staleness_max: self.staleness_max,
+            seed,
+        });
+        let first = Report {
+            // The list is not empty, and the session chose from it.
+            endpoint: endpoints[session.endpoint()].clone(),
+            connected_since: None,
+            held: None,
+            freshness: None,
+            last_error: None,
+            counters: Counters::default(),
+        };
+        let shared = Shared::new(self.clock, endpoints, self.policy, first);
+        Driver {
+            session,
+            shared: Arc::new(shared),
+            connector: self.connector,
+            environment: name,
+            client_id,
+            token,
+            link: Link::Closed,
+        }
+    }
+}
+
+impl std::fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("urls", &self.urls)
+            .field("environment", &self.environment)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Result<ClientBuilder, Error> {
+        ClientBuilder::from_variables(|name| {
+            let found = variables.iter().find(|(have, _)| *have == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_environment_variables_make_a_description() {
+        let all = [
+            ("PENNON_URL", "http://a:1, http://b:2"),
+            ("PENNON_ENV", "prod"),
+            ("PENNON_TOKEN", "t\n"),
+        ];
+        let builder = from(&all).unwrap();
+        assert_eq!(builder.urls, ["http://a:1", "http://b:2"]);
+        assert_eq!(builder.environment.as_deref(), Some("prod"));
+        assert_eq!(builder.token.as_deref(), Some("t"));
+        assert!(
+            from(&all[1..])
+                .unwrap_err()
+                .to_string()
+                .contains("PENNON_URL")
+        );
+        let blank = [("PENNON_URL", "http://a:1"), ("PENNON_ENV", " ")];
+        assert!(from(&blank).unwrap_err().to_string().contains("PENNON_ENV"));
+    }
+
+    #[test]
+    fn a_token_can_be_in_a_file_and_a_missing_file_is_said() {
+        let with = |path: &str| {
+            from(&[
+                ("PENNON_URL", "http://a:1"),
+                ("PENNON_ENV", "prod"),
+                ("PENNON_TOKEN_FILE", path),
+            ])
+        };
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert!(with(here).unwrap().token.unwrap().contains("pennon-client"));
+        assert!(
+            with("/nonexistent")
+                .unwrap_err()
+                .to_string()
+                .contains("/nonexistent")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_wrong_description_is_refused_before_anything_is_sent() {
+        let refusal = |builder: ClientBuilder| builder.start().unwrap_err();
+        let good = || Client::builder(["http://127.0.0.1:1"]).environment("prod");
+        for builder in [
+            Client::builder(["http://127.0.0.1:1"]),
+            Client::builder(Vec::<String>::new()).environment("prod"),
+            good().environment("a b"),
+            good().token("a\nb".to_owned()),
+            good().client_id(""),
+        ] {
+            assert!(refusal(builder).is_settings());
+        }
+        assert!(good().start().is_ok());
+    }
+
+    #[test]
+    fn a_client_outside_a_runtime_is_refused() {
+        let builder = Client::builder(["http://127.0.0.1:1"]).environment("prod");
+        assert!(
+            builder
+                .start()
+                .unwrap_err()
+                .to_string()
+                .contains("tokio runtime")
+        );
+    }
+}

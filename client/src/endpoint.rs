@@ -1,0 +1,216 @@
+//! Endpoints (where a node listens) and connectors (how to get bytes to it).
+//!
+//! What must hold: nothing in this crate opens a socket except through a `Connector`, so that a
+//! simulation, a test or a proxy can stand in its place.
+//!
+//! Left out: HTTP (`http.rs`), deadlines (the callers have them), encryption.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::Uri;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::error::Error;
+
+/// The most endpoints one client takes; beyond it the list is refused.
+pub const ENDPOINTS_MAX: usize = 64;
+
+/// The address of one node: host, port, and a path in front of `/v1` if there is one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    authority: Arc<str>,
+    host_len: usize,
+    port: u16,
+    prefix: Arc<str>,
+}
+
+impl Endpoint {
+    /// Reads `http://host[:port][/prefix]`; the port is 7400 when left out.
+    ///
+    /// # Errors
+    /// When it is no such URL, has a query or names a user.
+    pub fn parse(url: &str) -> Result<Endpoint, Error> {
+        if url.starts_with("https://") {
+            let why = "this release does not encrypt connections; use http:// or a local proxy";
+            return Err(Error::settings(format!("{url:?}: {why}")));
+        }
+        if !url.starts_with("http://") {
+            return Err(Error::settings(format!(
+                "{url:?} does not start with http://"
+            )));
+        }
+        let uri: Uri = url
+            .parse()
+            .map_err(|e| Error::settings(format!("{url:?}: {e}")))?;
+        let host = uri.host().unwrap_or("");
+        let user = uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'));
+        if host.is_empty() || user || uri.query().is_some() {
+            let why = "is not of the form http://host[:port][/prefix]";
+            return Err(Error::settings(format!("{url:?} {why}")));
+        }
+        let port = uri.port_u16().unwrap_or(7400);
+        let authority = format!("{host}:{port}");
+        let prefix = uri.path().trim_end_matches('/');
+        let (host_len, authority) = (host.len(), Arc::from(authority));
+        Ok(Endpoint {
+            authority,
+            host_len,
+            port,
+            prefix: Arc::from(prefix),
+        })
+    }
+
+    /// Reads a list of URLs.
+    ///
+    /// # Errors
+    /// When it is empty, has more than [`ENDPOINTS_MAX`], or one of them is no endpoint.
+    pub(crate) fn parse_all<I>(urls: I) -> Result<Arc<[Endpoint]>, Error>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let parsed: Result<Vec<Endpoint>, Error> = urls
+            .into_iter()
+            .map(|url| Endpoint::parse(url.as_ref().trim()))
+            .collect();
+        let endpoints = parsed?;
+        match endpoints.len() {
+            0 => Err(Error::settings("no endpoint is given")),
+            n if n > ENDPOINTS_MAX => Err(Error::settings(format!(
+                "{n} endpoints are given, at most {ENDPOINTS_MAX}"
+            ))),
+            _ => Ok(endpoints.into()),
+        }
+    }
+
+    /// Returns the host: a name or an address, an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        self.authority[..self.host_len]
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+    }
+
+    /// Returns the port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns `host:port`, as it goes into the `Host` header.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Returns the path in front of `/v1`, empty or beginning with a slash.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority, self.prefix)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+/// A connection: bytes in, bytes out.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// What [`Connector::connect`] returns.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+
+/// Opens connections to endpoints. It needs no deadline of its own: a caller that has waited long
+/// enough drops the future.
+pub trait Connector: Send + Sync + 'static {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// When the endpoint cannot be reached.
+    fn connect<'a>(&'a self, endpoint: &'a Endpoint) -> Connecting<'a>;
+}
+
+impl<C: Connector + ?Sized> Connector for Arc<C> {
+    fn connect<'a>(&'a self, endpoint: &'a Endpoint) -> Connecting<'a> {
+        (**self).connect(endpoint)
+    }
+}
+
+/// Connects over TCP, with names resolved by the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnector;
+
+impl Connector for TcpConnector {
+    fn connect<'a>(&'a self, endpoint: &'a Endpoint) -> Connecting<'a> {
+        Box::pin(async move {
+            let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
+            // A request is one small write that waits for its answer.
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_gives_host_port_and_prefix() {
+        let parts = |url: &str| {
+            let e = Endpoint::parse(url).unwrap();
+            (
+                e.host().to_owned(),
+                e.port(),
+                e.prefix().to_owned(),
+                e.to_string(),
+            )
+        };
+        let node = (
+            "n1".to_owned(),
+            7400,
+            String::new(),
+            "http://n1:7400".to_owned(),
+        );
+        assert_eq!(parts("http://n1"), node);
+        assert_eq!(parts("http://n1:7400/"), node);
+        let v6 = (
+            "::1".to_owned(),
+            80,
+            "/pennon".to_owned(),
+            "http://[::1]:80/pennon".to_owned(),
+        );
+        assert_eq!(parts("http://[::1]:80/pennon/"), v6);
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_with_the_reason() {
+        let refusal = |url: &str| Endpoint::parse(url).unwrap_err().to_string();
+        assert!(refusal("https://n1").contains("does not encrypt"));
+        assert!(refusal("n1:7400").contains("http://"));
+        for url in ["http://", "http://u:p@n1", "http://n1/?a=1", "http://n 1"] {
+            assert!(Endpoint::parse(url).is_err(), "{url}");
+        }
+        assert!(Endpoint::parse_all(Vec::<String>::new()).is_err());
+        assert!(Endpoint::parse_all(vec!["http://n1"; ENDPOINTS_MAX + 1]).is_err());
+        assert_eq!(
+            Endpoint::parse_all([" http://a ", "http://b"])
+                .unwrap()
+                .len(),
+            2
+        );
+    }
+}

@@ -1,0 +1,417 @@
+//! `Client`: deciding flags, and knowing what the decisions rest on.
+//!
+//! What must hold: an evaluation reads one state, takes no lock, allocates nothing, does no IO and
+//! never fails; trouble is a reason. It is called FRESH only if the held proof says so at the very
+//! moment of the evaluation (I5). Readers see states in the order of their versions (I6).
+//!
+//! Left out: where states come from (`session.rs`, `transport.rs`), what a flag evaluates to
+//! (the evaluator).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use pennon_evaluator::{Subject, Version};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::builder::ClientBuilder;
+use crate::clock::Clock;
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::evaluation::{Evaluation, Reader, StalePolicy};
+use crate::session::{Held, Session};
+use crate::status::{Report, Status, StatusWatch};
+
+/// What the background task writes and everybody else reads.
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) endpoints: Arc<[Endpoint]>,
+    policy: StalePolicy,
+    current: ArcSwapOption<Held>,
+    /// The version held, whatever it came by; none before the first snapshot.
+    version: watch::Sender<Option<Version>>,
+    /// The version at which a state last changed.
+    changed: watch::Sender<Option<Version>>,
+    reports: watch::Sender<Report>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        endpoints: Arc<[Endpoint]>,
+        policy: StalePolicy,
+        first: Report,
+    ) -> Shared {
+        Shared {
+            clock,
+            endpoints,
+            policy,
+            current: ArcSwapOption::empty(),
+            version: watch::Sender::new(None),
+            changed: watch::Sender::new(None),
+            reports: watch::Sender::new(first),
+        }
+    }
+
+    /// Lets evaluations read a state, then tells those who wait for its version.
+    pub(crate) fn publish(&self, held: Option<&Arc<Held>>) {
+        let before = self.current.swap(held.cloned());
+        let version = held.map(|held| held.snapshot.version());
+        self.version.send_if_modified(|have| {
+            let news = *have != version;
+            *have = version;
+            news
+        });
+        let digest = |held: &Arc<Held>| (held.snapshot.digest(), Arc::clone(&held.cluster_id));
+        if before.as_ref().map(digest) != held.map(digest) {
+            self.changed.send_replace(version);
+        }
+    }
+
+    /// Publishes where the session is.
+    pub(crate) fn report(&self, session: &Session, now: Duration) {
+        let Some(endpoint) = self.endpoints.get(session.endpoint()) else {
+            return;
+        };
+        let held = session.held().cloned();
+        let report = Report {
+            endpoint: endpoint.clone(),
+            connected_since: session.connected_since(),
+            freshness: held.as_ref().map(|held| held.freshness(now).1),
+            held,
+            last_error: session.last_error().cloned(),
+            counters: *session.counters(),
+        };
+        self.reports.send_if_modified(|before| {
+            let news = report.is_news_after(before);
+            *before = report;
+            news
+        });
+    }
+}
+
+/// Decides flags inside the application.
+///
+/// Cloning is cheap and clones share everything; the stream ends when the last one is dropped.
+///
+/// ```no_run
+/// use pennon_client::{Client, Subject};
+/// # async fn example() -> Result<(), pennon_client::Error> {
+/// let urls = ["http://127.0.0.1:7400", "http://127.0.0.1:7401"];
+/// let flags = Client::builder(urls).environment("production").connect().await?;
+/// let user = Subject::new("user-42").with("country", "DE");
+/// if flags.is_enabled("checkout.new-ui", &user) {
+///     let page = flags.pin(); // one version for one request
+///     let color = page.string("checkout.color", &user, "blue");
+///     # drop(color);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    _task: Arc<AbortOnDrop>,
+}
+
+pub(crate) struct AbortOnDrop(pub(crate) AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Client {
+    /// Begins to describe a client of these nodes. Any of them will do; several let the client go
+    /// elsewhere when one fails.
+    pub fn builder<I>(urls: I) -> ClientBuilder
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        ClientBuilder::new(urls)
+    }
+
+    /// Connects as the environment variables say: `PENNON_URL` (URLs with commas between them),
+    /// `PENNON_ENV`, and `PENNON_TOKEN` or `PENNON_TOKEN_FILE`.
+    ///
+    /// # Errors
+    /// When `PENNON_URL` or `PENNON_ENV` is missing, or as [`ClientBuilder::connect`].
+    pub async fn from_env() -> Result<Client, Error> {
+        ClientBuilder::from_env()?.connect().await
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>, task: AbortHandle) -> Client {
+        Client {
+            shared,
+            _task: Arc::new(AbortOnDrop(task)),
+        }
+    }
+
+    /// Decides a flag for a subject.
+    ///
+    /// Takes no lock and allocates nothing, except that the first evaluation on a thread makes the
+    /// thread known.
+    pub fn evaluate<'a>(&self, flag: &'a str, subject: &'a Subject) -> Evaluation<'a> {
+        let held = self.shared.current.load_full();
+        let shared = &self.shared;
+        Evaluation::owning(held, &*shared.clock, shared.policy, flag, subject)
+    }
+
+    /// Says whether a boolean flag is at a variant of value `true`; `false` when there is no such
+    /// flag, when it has another type, and when the answer is the default for being stale.
+    pub fn is_enabled(&self, flag: &str, subject: &Subject) -> bool {
+        self.bool(flag, subject, false)
+    }
+
+    /// Returns the value of a boolean flag, or the default when there is none.
+    pub fn bool(&self, flag: &str, subject: &Subject, default: bool) -> bool {
+        self.read(|reader| reader.bool(flag, subject))
+            .unwrap_or(default)
+    }
+
+    /// Returns the value of a number flag, or the default when there is none.
+    pub fn number(&self, flag: &str, subject: &Subject, default: f64) -> f64 {
+        self.read(|reader| reader.number(flag, subject))
+            .unwrap_or(default)
+    }
+
+    /// Returns the value of a number flag that is whole, or the default when there is none.
+    pub fn integer(&self, flag: &str, subject: &Subject, default: i64) -> i64 {
+        self.read(|reader| reader.integer(flag, subject))
+            .unwrap_or(default)
+    }
+
+    /// Returns the value of a string flag, or the default when there is none. Allocates the
+    /// result; [`Client::evaluate`] lends it.
+    pub fn string(&self, flag: &str, subject: &Subject, default: &str) -> String {
+        self.read(|reader| reader.string(flag, subject))
+            .unwrap_or_else(|| default.to_owned())
+    }
+
+    /// Returns the value of a flag of any type as JSON, or the default when there is none.
+    pub fn json(
+        &self,
+        flag: &str,
+        subject: &Subject,
+        default: serde_json::Value,
+    ) -> serde_json::Value {
+        self.value(flag, subject, default)
+    }
+
+    /// Returns the value of a flag of any type, read as `T`, or the default when there is none or
+    /// it has another shape.
+    pub fn value<T: DeserializeOwned>(&self, flag: &str, subject: &Subject, default: T) -> T {
+        self.read(|reader| reader.value(flag, subject))
+            .unwrap_or(default)
+    }
+
+    /// Holds on to the state of this moment, so that one request sees one version.
+    pub fn pin(&self) -> Pinned {
+        Pinned {
+            held: self.shared.current.load_full(),
+            clock: Arc::clone(&self.shared.clock),
+            policy: self.shared.policy,
+        }
+    }
+
+    /// Returns the version held; none before the first snapshot.
+    pub fn version(&self) -> Option<Version> {
+        let held = self.shared.current.load();
+        held.as_ref().map(|held| held.snapshot.version())
+    }
+
+    /// Says whether there is a state to evaluate.
+    pub fn is_ready(&self) -> bool {
+        self.version().is_some()
+    }
+
+    /// Waits for the first snapshot.
+    ///
+    /// # Errors
+    /// With what went wrong last, when it takes longer than that.
+    pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
+        let ready = self.wait_until(timeout, |have| have.is_some()).await;
+        ready.map(|_| ()).map_err(|late| {
+            let what = format!("no snapshot after {timeout:?}");
+            let last = self.shared.reports.borrow().last_error.clone();
+            match late.is_timeout() {
+                true => last.unwrap_or(late).during(&what),
+                false => late,
+            }
+        })
+    }
+
+    /// Waits until this version, or a later one, is held: how to read one's own write.
+    ///
+    /// # Errors
+    /// `is_timeout()` when it takes longer than that.
+    pub async fn wait_for(&self, version: Version, timeout: Duration) -> Result<Version, Error> {
+        let late = self.wait_until(timeout, |have| have >= Some(version)).await;
+        match late {
+            Ok(version) => Ok(version.unwrap_or_default()),
+            Err(late) => Err(match (late.is_timeout(), self.version()) {
+                (true, Some(have)) => Error::timed_out(format!(
+                    "version {version} did not arrive within {timeout:?}; {have} is held"
+                )),
+                (true, None) => late.during(&format!("version {version} did not arrive")),
+                (false, _) => late,
+            }),
+        }
+    }
+
+    async fn wait_until(
+        &self,
+        timeout: Duration,
+        enough: impl Fn(Option<Version>) -> bool,
+    ) -> Result<Option<Version>, Error> {
+        let mut versions = self.shared.version.subscribe();
+        let waiting = versions.wait_for(|have| enough(*have));
+        match tokio::time::timeout(timeout, waiting).await {
+            Ok(Ok(version)) => Ok(*version),
+            Ok(Err(_)) => Err(Error::stopped()),
+            Err(_) => Err(Error::timed_out(format!("nothing came within {timeout:?}"))),
+        }
+    }
+
+    /// Returns where the client is connected, what it holds and how old that is.
+    pub fn status(&self) -> Status {
+        let now = self.shared.clock.now();
+        self.shared.reports.borrow().at(now)
+    }
+
+    /// Watches the status.
+    pub fn status_watch(&self) -> StatusWatch {
+        StatusWatch {
+            reports: self.shared.reports.subscribe(),
+            clock: Arc::clone(&self.shared.clock),
+        }
+    }
+
+    /// Watches for changes of flags and segments. Versions at which nothing changed in the
+    /// environment are not reported.
+    pub fn changes(&self) -> Changes {
+        Changes {
+            versions: self.shared.changed.subscribe(),
+        }
+    }
+
+    fn read<T>(&self, f: impl FnOnce(Reader<'_>) -> T) -> T {
+        let held = self.shared.current.load();
+        f(Reader {
+            held: held.as_deref(),
+            clock: &*self.shared.clock,
+            policy: self.shared.policy,
+        })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One state, held on to. Its age is that of the moment it is asked: a page pinned for longer than
+/// the staleness bound gives STALE answers.
+#[derive(Clone)]
+pub struct Pinned {
+    held: Option<Arc<Held>>,
+    clock: Arc<dyn Clock>,
+    policy: StalePolicy,
+}
+
+impl Pinned {
+    /// Decides a flag for a subject, as [`Client::evaluate`].
+    pub fn evaluate<'a>(&'a self, flag: &'a str, subject: &'a Subject) -> Evaluation<'a> {
+        self.reader().evaluate(flag, subject)
+    }
+
+    /// As [`Client::is_enabled`].
+    pub fn is_enabled(&self, flag: &str, subject: &Subject) -> bool {
+        self.bool(flag, subject, false)
+    }
+
+    /// As [`Client::bool`].
+    pub fn bool(&self, flag: &str, subject: &Subject, default: bool) -> bool {
+        self.reader().bool(flag, subject).unwrap_or(default)
+    }
+
+    /// As [`Client::number`].
+    pub fn number(&self, flag: &str, subject: &Subject, default: f64) -> f64 {
+        self.reader().number(flag, subject).unwrap_or(default)
+    }
+
+    /// As [`Client::integer`].
+    pub fn integer(&self, flag: &str, subject: &Subject, default: i64) -> i64 {
+        self.reader().integer(flag, subject).unwrap_or(default)
+    }
+
+    /// As [`Client::string`].
+    pub fn string(&self, flag: &str, subject: &Subject, default: &str) -> String {
+        self.reader()
+            .string(flag, subject)
+            .unwrap_or_else(|| default.to_owned())
+    }
+
+    /// As [`Client::json`].
+    pub fn json(
+        &self,
+        flag: &str,
+        subject: &Subject,
+        default: serde_json::Value,
+    ) -> serde_json::Value {
+        self.value(flag, subject, default)
+    }
+
+    /// As [`Client::value`].
+    pub fn value<T: DeserializeOwned>(&self, flag: &str, subject: &Subject, default: T) -> T {
+        self.reader().value(flag, subject).unwrap_or(default)
+    }
+
+    /// Returns the version; none when it was pinned before the first snapshot.
+    pub fn version(&self) -> Option<Version> {
+        self.held.as_ref().map(|held| held.snapshot.version())
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            held: self.held.as_deref(),
+            clock: &*self.clock,
+            policy: self.policy,
+        }
+    }
+}
+
+impl fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pinned")
+            .field("version", &self.version())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits for flags or segments to change.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    versions: watch::Receiver<Option<Version>>,
+}
+
+impl Changes {
+    /// Waits for the next change and returns the newest version; changes in between are skipped.
+    /// `None` once the client is gone.
+    pub async fn next(&mut self) -> Option<Version> {
+        loop {
+            self.versions.changed().await.ok()?;
+            if let Some(version) = *self.versions.borrow_and_update() {
+                return Some(version);
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One HTTP/1.1 connection over an injected `Connector`, used by the stream and by `Admin`.
+//!
+//! What must hold: every failure says whether the request can have reached the node, because a
+//! write that has must not be called failed (I9); nothing is buffered without a bound.
+//!
+//! Left out: deadlines (callers drop the future), retries (`admin/attempts.rs`), the stream
+//! (`transport.rs`).
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use pennon_evaluator::Version;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::task::AbortHandle;
+
+use crate::endpoint::{Connector, Endpoint};
+use crate::error::Error;
+
+/// The most that a connection reads ahead of its reader, in bytes; then the sender has to wait.
+const READ_AHEAD_LEN_MAX: usize = 256 << 10;
+/// The longest problem document that is read; a longer one is cut out of the error.
+pub(crate) const PROBLEM_LEN_MAX: usize = 64 << 10;
+
+const AGENT: &str = concat!("pennon-client/", env!("CARGO_PKG_VERSION"));
+
+/// What stays as it is in a path segment: a key may hold `/` and `:`, which mean something else
+/// there.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Encodes a key for use as one segment of a path or one value of a query.
+pub(crate) fn segment(key: &str) -> impl fmt::Display + '_ {
+    utf8_percent_encode(key, SEGMENT)
+}
+
+/// A connection that is free for a request. Dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    _driver: AbortOnDrop,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// The request certainly did not reach the node.
+    NotSent(Error),
+    /// The node may have acted on it.
+    Lost(Error),
+}
+
+impl NoAnswer {
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            NoAnswer::NotSent(error) | NoAnswer::Lost(error) => error,
+        }
+    }
+}
+
+/// What is sent, to whichever endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) method: Method,
+    /// Path and query, beginning with a slash.
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Outgoing {
+    fn build(&self, endpoint: &Endpoint) -> Result<Request<Full<Bytes>>, Error> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        let uri = format!("{}{}", endpoint.prefix(), self.path);
+        *request.uri_mut() = uri
+            .parse()
+            .map_err(|e| Error::settings(format!("{uri:?} is no path: {e}")))?;
+        let host = HeaderValue::from_str(endpoint.authority())
+            .map_err(|e| Error::settings(format!("{endpoint}: {e}")))?;
+        request.headers_mut().insert(HOST, host);
+        let agent = HeaderValue::from_static(AGENT);
+        request.headers_mut().insert(USER_AGENT, agent);
+        Ok(request)
+    }
+}
+
+impl Connection {
+    /// Opens a connection.
+    pub(crate) async fn open(
+        connector: &dyn Connector,
+        endpoint: &Endpoint,
+    ) -> Result<Connection, Error> {
+        let unreachable = |why: &dyn fmt::Display| {
+            Error::unreachable(format!("cannot connect: {why}")).at(endpoint)
+        };
+        let io = connector
+            .connect(endpoint)
+            .await
+            .map_err(|e| unreachable(&e))?;
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(READ_AHEAD_LEN_MAX)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|e| unreachable(&e))?;
+        let driver = tokio::spawn(async move {
+            // Its end, good or bad, reaches whoever waits for an answer or a body.
+            let _ = driver.await;
+        });
+        Ok(Connection {
+            sender,
+            _driver: AbortOnDrop(driver.abort_handle()),
+        })
+    }
+
+    /// Says whether the other side still has the connection open, as far as is known.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    pub(crate) async fn send(
+        &mut self,
+        outgoing: &Outgoing,
+        endpoint: &Endpoint,
+    ) -> Result<Response<Incoming>, NoAnswer> {
+        let request = outgoing.build(endpoint).map_err(NoAnswer::NotSent)?;
+        let lost = |e: &hyper::Error| {
+            Error::unreachable(format!("the connection failed: {}", causes(e))).at(endpoint)
+        };
+        if let Err(error) = self.sender.ready().await {
+            return Err(NoAnswer::NotSent(lost(&error)));
+        }
+        match self.sender.try_send_request(request).await {
+            Ok(response) => Ok(response),
+            Err(mut error) => {
+                // hyper hands the request back only when none of it was written.
+                let not_sent = error.take_message().is_some(); // I9
+                let error = lost(error.error());
+                Err(match not_sent {
+                    true => NoAnswer::NotSent(error),
+                    false => NoAnswer::Lost(error),
+                })
+            }
+        }
+    }
+}
+
+/// Reads a whole body, up to a length.
+pub(crate) async fn read_body(body: Incoming, len_max: usize) -> Result<Bytes, Error> {
+    match Limited::new(body, len_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Error::protocol(format!(
+            "the answer is longer than {len_max} bytes"
+        ))),
+        Err(error) => Err(Error::unreachable(format!(
+            "the answer was cut off: {}",
+            causes(&*error)
+        ))),
+    }
+}
+
+/// Reads the version that an answer was decided at.
+pub(crate) fn version_of(headers: &HeaderMap) -> Option<Version> {
+    let text = headers.get(pennon_evaluator::wire::HEADER_VERSION)?;
+    text.to_str().ok()?.parse().ok()
+}
+
+/// Makes the value of an `Authorization` header.
+pub(crate) fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| Error::settings("the token has a character that no token has"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Shows an error with what caused it; hyper's own text stops at the first.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_one_segment_whatever_it_holds() {
+        assert_eq!(segment("a/b:c.d-e_f").to_string(), "a%2Fb%3Ac.d-e_f");
+    }
+
+    #[test]
+    fn a_token_never_shows() {
+        let value = bearer("pn_admin_1_secret").unwrap();
+        assert!(!format!("{value:?}").contains("secret"));
+        assert!(bearer("a\nb").unwrap_err().is_settings());
+    }
+}

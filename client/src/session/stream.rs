@@ -1,0 +1,161 @@
+//! One stream as the session sees it: what it said about itself, what its messages prove, and when
+//! it has to be given up. Pure.
+//!
+//! What must hold: a proof never claims more than the client's own clock allows (I5); every stream
+//! has a deadline, whatever the node says.
+//!
+//! Left out: what is done with messages (`session.rs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pennon_evaluator::AgeBound;
+use pennon_evaluator::wire::Ages;
+
+use super::Attempt;
+use crate::error::Error;
+
+/// The longest time from a request to the hello; a node that is behind waits before it answers.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+/// The longest time one message may take to arrive while its bytes keep coming.
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(60);
+/// A stream is silent after this many times the longest time between two messages.
+const HEARTBEATS_MISSED_MAX: u32 = 3;
+/// Bounds on what is taken for that time, whatever a node says.
+const SILENCE_MIN: Duration = Duration::from_millis(200);
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+/// A stream is opened anew after this time at the latest. Ages are computed from how long the
+/// stream has been open on the node's clock; clocks whose rates differ by 200 ppm are 0.2 s apart
+/// by then, and without an end an age would be off by as much as anybody likes.
+const STREAM_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// A stream that was asked for.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) attempt: Attempt,
+    /// Before the request was written: no event of the stream can be earlier.
+    pub(super) started: Duration,
+    /// When it is opened anew.
+    pub(super) until: Duration,
+    /// When bytes came last.
+    pub(super) heard: Duration,
+    /// When a message came last.
+    pub(super) message: Duration,
+    pub(super) hello: Option<Hello>,
+}
+
+/// What a stream said about itself.
+#[derive(Debug)]
+pub(super) struct Hello {
+    pub(super) cluster_id: Arc<str>,
+    pub(super) bound: Duration,
+    pub(super) silence_max: Duration,
+    /// Since when only a full snapshot can follow, if that is so.
+    pub(super) full: Option<Duration>,
+    /// When a message last proved a state within the bound, or the hello came.
+    pub(super) fresh: Duration,
+}
+
+/// What it means that a stream's deadline has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// No hello came.
+    NoHello,
+    /// Nothing came.
+    Silent,
+    /// Bytes came, but no whole message.
+    Slow,
+    /// Messages came, but none proved the state fresh.
+    Stale,
+    /// Nothing is wrong; it has been open for long enough.
+    Renew,
+}
+
+impl Late {
+    pub(super) fn error(self) -> Error {
+        Error::timed_out(match self {
+            Late::NoHello => "the node took too long to answer",
+            Late::Silent => "the stream fell silent",
+            Late::Slow => "a message took too long to arrive",
+            Late::Stale => "the node stays staler than the staleness bound",
+            Late::Renew => "the stream is due for renewal",
+        })
+    }
+}
+
+impl Stream {
+    /// Begins at the moment before the request is written. `part` from 0.75 to 1 spreads renewals:
+    /// clients that connected together do not come back together.
+    pub(super) fn new(attempt: Attempt, now: Duration, part: f64) -> Stream {
+        Stream {
+            attempt,
+            started: now,
+            until: now.saturating_add(STREAM_TIME_MAX.mul_f64(part)),
+            heard: now,
+            message: now,
+            hello: None,
+        }
+    }
+
+    /// Says what the ages of a message that has just come prove.
+    pub(super) fn proof(&self, ages: Ages, now: Duration) -> AgeBound {
+        // I5: a stream cannot have been open for longer than since its request. A node whose
+        // clock runs fast must not make a state look fresh in the future.
+        let open = Duration::from_millis(ages.open_ms).min(now.saturating_sub(self.started));
+        AgeBound::new(self.started, open, Duration::from_millis(ages.fresh_age_ms))
+    }
+
+    /// Returns when something is to be done about the stream if nothing happens, and what.
+    pub(super) fn deadline(&self, endpoints: usize) -> (Duration, Late) {
+        let Some(hello) = &self.hello else {
+            return (self.started.saturating_add(HELLO_TIME_MAX), Late::NoHello);
+        };
+        let silent = (self.heard.saturating_add(hello.silence_max), Late::Silent);
+        let slow = (self.message.saturating_add(MESSAGE_TIME_MAX), Late::Slow);
+        let slow = if hello.silence_max > MESSAGE_TIME_MAX {
+            silent
+        } else {
+            slow
+        };
+        let renew = (self.until, Late::Renew);
+        let first = silent.min_by_time(slow).min_by_time(renew);
+        if let Some(since) = hello.full {
+            // Heartbeats are no substitute for the snapshot.
+            return first.min_by_time((since.saturating_add(MESSAGE_TIME_MAX), Late::Slow));
+        }
+        if endpoints < 2 {
+            return first;
+        }
+        // A node that cannot prove its state fresh is left for one that may.
+        let grace = hello.bound.max(hello.silence_max);
+        first.min_by_time((hello.fresh.saturating_add(grace), Late::Stale))
+    }
+}
+
+impl Hello {
+    pub(super) fn new(
+        cluster_id: &str,
+        (bound_ms, heartbeat_ms): (u64, u64),
+        full: bool,
+        now: Duration,
+    ) -> Hello {
+        let silence = Duration::from_millis(heartbeat_ms).saturating_mul(HEARTBEATS_MISSED_MAX);
+        Hello {
+            cluster_id: cluster_id.into(),
+            bound: Duration::from_millis(bound_ms),
+            silence_max: silence.clamp(SILENCE_MIN, SILENCE_MAX),
+            full: full.then_some(now),
+            fresh: now,
+        }
+    }
+}
+
+trait MinByTime {
+    fn min_by_time(self, other: Self) -> Self;
+}
+
+impl MinByTime for (Duration, Late) {
+    fn min_by_time(self, other: Self) -> Self {
+        if other.0 < self.0 { other } else { self }
+    }
+}

@@ -1,0 +1,155 @@
+//! What the client knows about itself: where it is connected, what it holds, how old that is.
+//!
+//! What must hold: a status is derived, read only by people and monitors, and never decides
+//! anything. Watchers hear of what they could act on, not of every heartbeat.
+//!
+//! Left out: exporting it anywhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pennon_evaluator::{Freshness, Version};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::session::Held;
+
+/// How often things happened since the client started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Connections begun.
+    pub connects: u64,
+    /// Connections given up after something went wrong.
+    pub failures: u64,
+    /// Messages received.
+    pub messages: u64,
+    /// Snapshots received, refused ones included.
+    pub snapshots: u64,
+    /// Deltas received, refused ones included.
+    pub deltas: u64,
+    /// Heartbeats received.
+    pub heartbeats: u64,
+    /// Snapshots refused because they were older than what is held.
+    pub refused_older: u64,
+    /// Deltas refused because they did not start from what is held.
+    pub gaps: u64,
+    /// Snapshots and deltas refused because they were damaged or their digest did not match.
+    pub digest_failures: u64,
+    /// Times that a node of another cluster was turned away.
+    pub foreign: u64,
+    /// Times that another cluster's state was taken over, because its versions are higher.
+    pub clusters: u64,
+    /// Streams that fell silent.
+    pub silences: u64,
+    /// Streams opened anew because of their age.
+    pub renewals: u64,
+    /// Nodes that said goodbye.
+    pub goodbyes: u64,
+    /// Streams that started over.
+    pub resets: u64,
+}
+
+/// The client at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// The node that the client talks to, or will try next.
+    pub endpoint: Endpoint,
+    /// For how long that node's stream has brought messages; none while there is no stream.
+    pub connected_for: Option<Duration>,
+    /// The version of the state held; none until the first snapshot.
+    pub version: Option<Version>,
+    /// The cluster that the state comes from.
+    pub cluster_id: Option<Arc<str>>,
+    /// How old the state can at most be.
+    pub age: Option<Duration>,
+    /// Whether that is within the staleness bound.
+    pub freshness: Option<Freshness>,
+    /// The staleness bound in force.
+    pub staleness_max: Option<Duration>,
+    /// What went wrong last; it may be long over.
+    pub last_error: Option<Error>,
+    /// How often things happened.
+    pub counters: Counters,
+}
+
+impl Status {
+    /// Says whether there is a state to evaluate.
+    pub fn is_ready(&self) -> bool {
+        self.version.is_some()
+    }
+
+    /// Says whether the state is known to be within the staleness bound.
+    pub fn is_fresh(&self) -> bool {
+        self.freshness == Some(Freshness::Fresh)
+    }
+
+    /// Says whether a node's stream brings messages.
+    pub fn is_connected(&self) -> bool {
+        self.connected_for.is_some()
+    }
+}
+
+/// What the background task tells; a [`Status`] is this at a moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) connected_since: Option<Duration>,
+    pub(crate) held: Option<Arc<Held>>,
+    /// As of the last event; only to notice when it changes.
+    pub(crate) freshness: Option<Freshness>,
+    pub(crate) last_error: Option<Error>,
+    pub(crate) counters: Counters,
+}
+
+impl Report {
+    pub(crate) fn at(&self, now: Duration) -> Status {
+        let held = self.held.as_deref();
+        let freshness = held.map(|held| held.freshness(now));
+        Status {
+            endpoint: self.endpoint.clone(),
+            connected_for: self.connected_since.map(|since| now.saturating_sub(since)),
+            version: held.map(|held| held.snapshot.version()),
+            cluster_id: held.map(|held| Arc::clone(&held.cluster_id)),
+            age: freshness.map(|(age, _)| age),
+            freshness: freshness.map(|(_, freshness)| freshness),
+            staleness_max: held.map(|held| held.bound),
+            last_error: self.last_error.clone(),
+            counters: self.counters,
+        }
+    }
+
+    /// Says whether a watcher should hear of the change from one report to the next.
+    pub(crate) fn is_news_after(&self, before: &Report) -> bool {
+        let seen = |report: &Report| {
+            let held = report.held.as_ref();
+            (
+                report.connected_since,
+                report.freshness,
+                report.counters.failures,
+                held.map(|held| (held.snapshot.version(), held.bound)),
+            )
+        };
+        seen(self) != seen(before) || self.endpoint != before.endpoint
+    }
+}
+
+/// Waits for the status to change.
+#[derive(Clone, Debug)]
+pub struct StatusWatch {
+    pub(crate) reports: watch::Receiver<Report>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl StatusWatch {
+    /// Waits until connection, version, freshness or the last error change, and returns the newest
+    /// status; changes in between are skipped. `None` once the client is gone.
+    pub async fn next(&mut self) -> Option<Status> {
+        self.reports.changed().await.ok()?;
+        let report = self.reports.borrow_and_update().clone();
+        Some(report.at(self.clock.now()))
+    }
+}

@@ -1,0 +1,365 @@
+//! The background task of a client: connections, bytes and time around the session.
+//!
+//! The order, for every event: read the clock, tell the session, do its effects in their order
+//! (make the new state readable, then say that it changed), publish the status. The clock is read
+//! *before* a request is written, and that instant is what ages are counted from (I5).
+//!
+//! What must hold: no buffer without a bound (hyper reads ahead `http1::READ_AHEAD_LEN_MAX`, the
+//! decoder holds one frame of at most `FRAME_LEN_MAX_DEFAULT`); every wait ends, because the
+//! session names a time for each; dropping the task closes the connection.
+//!
+//! Left out: every decision. They are the session's.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use pennon_evaluator::Version;
+use pennon_evaluator::wire::{FrameDecoder, MEDIA_TYPE_FRAMES};
+
+use crate::endpoint::{Connector, Endpoint};
+use crate::error::Error;
+use crate::flags::Shared;
+use crate::http1::{self, Connection, Outgoing, PROBLEM_LEN_MAX};
+use crate::session::{Attempt, Effect, Event, Session};
+
+/// The longest time without a look at the clock, so that a suspend is noticed soon after.
+const TICK_MAX: Duration = Duration::from_secs(1);
+/// The shortest, for clocks that run slower than the timer.
+const TICK_MIN: Duration = Duration::from_millis(1);
+
+/// What the task needs besides the session.
+pub(crate) struct Driver {
+    pub(crate) session: Session,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) environment: String,
+    pub(crate) client_id: String,
+    pub(crate) token: Option<HeaderValue>,
+    pub(crate) link: Link,
+}
+
+impl Driver {
+    /// Runs until it is dropped.
+    pub(crate) async fn run(mut self) {
+        self.tell(Event::Start);
+        loop {
+            let now = self.shared.clock.now();
+            let wake = self.session.wake_at(now);
+            let wait = wake.map_or(TICK_MAX, |at| at.saturating_sub(now));
+            let event = tokio::select! {
+                biased;
+                () = tokio::time::sleep(wait.clamp(TICK_MIN, TICK_MAX)) => Event::Tick,
+                event = self.link.next() => event,
+            };
+            self.tell(event);
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let now = self.shared.clock.now(); // I5: before the request is written
+        let requested = matches!(event, Event::Requested { .. });
+        let failures = self.session.counters().failures;
+        let effects = self.session.on_event(event, now);
+        if self.session.counters().failures > failures
+            && let Some(error) = self.session.last_error()
+        {
+            tracing::warn!(environment = self.environment, "trying elsewhere: {error}");
+        }
+        if requested {
+            self.link.request();
+        }
+        for effect in effects {
+            match effect {
+                Effect::Disconnect => self.link = Link::Closed,
+                Effect::Connect {
+                    attempt,
+                    endpoint,
+                    since,
+                    cluster_id,
+                } => self.connect(attempt, endpoint, since, cluster_id.as_deref()),
+                Effect::Publish => self.shared.publish(self.session.held()),
+            }
+        }
+        self.shared.report(&self.session, now);
+    }
+
+    fn connect(
+        &mut self,
+        attempt: Attempt,
+        endpoint: usize,
+        since: Option<Version>,
+        cluster_id: Option<&str>,
+    ) {
+        let Some(endpoint) = self.shared.endpoints.get(endpoint).cloned() else {
+            return;
+        };
+        let outgoing = self.stream_request(since, cluster_id);
+        let connector = Arc::clone(&self.connector);
+        let at = endpoint.clone();
+        let opening = Box::pin(async move { Connection::open(&*connector, &at).await });
+        self.link = Link::Dialing {
+            attempt,
+            endpoint,
+            outgoing,
+            opening,
+        };
+    }
+
+    fn stream_request(&self, since: Option<Version>, cluster_id: Option<&str>) -> Outgoing {
+        let environment = http1::segment(&self.environment);
+        let client = http1::segment(&self.client_id);
+        let mut path = format!("/v1/environments/{environment}/stream?client={client}");
+        if let Some(since) = since {
+            path.push_str(&format!("&since={since}"));
+        }
+        if let Some(cluster_id) = cluster_id {
+            path.push_str(&format!("&cluster={}", http1::segment(cluster_id)));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(MEDIA_TYPE_FRAMES));
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
+        Outgoing {
+            method: Method::GET,
+            path,
+            headers,
+            body: Bytes::new(),
+        }
+    }
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = Result<(Connection, Incoming), Refusal>> + Send>>;
+
+/// A stream that was not granted.
+pub(crate) struct Refusal {
+    error: Error,
+    retry_after: Option<Duration>,
+}
+
+/// The one connection of a client, wherever it stands. Replacing it closes it.
+pub(crate) enum Link {
+    Closed,
+    Dialing {
+        attempt: Attempt,
+        endpoint: Endpoint,
+        outgoing: Outgoing,
+        opening: Opening,
+    },
+    /// Open, the request is not written yet.
+    Dialed {
+        attempt: Attempt,
+        endpoint: Endpoint,
+        outgoing: Outgoing,
+        connection: Connection,
+    },
+    Asking {
+        attempt: Attempt,
+        endpoint: Endpoint,
+        asking: Asking,
+    },
+    Streaming {
+        attempt: Attempt,
+        endpoint: Endpoint,
+        _connection: Connection,
+        body: Incoming,
+        decoder: FrameDecoder,
+    },
+}
+
+impl Link {
+    /// Waits for the next thing to tell the session. Dropping the future loses nothing.
+    async fn next(&mut self) -> Event {
+        loop {
+            match self {
+                Link::Closed | Link::Dialed { .. } => std::future::pending().await,
+                Link::Dialing { opening, .. } => {
+                    let opened = opening.await;
+                    return self.dialed(opened);
+                }
+                Link::Asking { asking, .. } => {
+                    let answer = asking.await;
+                    if let Some(failed) = self.answered(answer) {
+                        return failed;
+                    }
+                }
+                Link::Streaming {
+                    attempt,
+                    endpoint,
+                    body,
+                    decoder,
+                    ..
+                } => return read(*attempt, endpoint, body, decoder).await,
+            }
+        }
+    }
+
+    fn dialed(&mut self, opened: Result<Connection, Error>) -> Event {
+        match (std::mem::replace(self, Link::Closed), opened) {
+            (
+                Link::Dialing {
+                    attempt,
+                    endpoint,
+                    outgoing,
+                    ..
+                },
+                Ok(connection),
+            ) => {
+                *self = Link::Dialed {
+                    attempt,
+                    endpoint,
+                    outgoing,
+                    connection,
+                };
+                Event::Requested { attempt }
+            }
+            (Link::Dialing { attempt, .. }, Err(error)) => failed(attempt, error),
+            _ => Event::Tick,
+        }
+    }
+
+    /// Writes the request, if the connection is open and waits for that.
+    fn request(&mut self) {
+        match std::mem::replace(self, Link::Closed) {
+            Link::Dialed {
+                attempt,
+                endpoint,
+                outgoing,
+                connection,
+            } => {
+                let asking = Box::pin(ask(connection, outgoing, endpoint.clone()));
+                *self = Link::Asking {
+                    attempt,
+                    endpoint,
+                    asking,
+                };
+            }
+            other => *self = other,
+        }
+    }
+
+    fn answered(&mut self, answer: Result<(Connection, Incoming), Refusal>) -> Option<Event> {
+        let Link::Asking {
+            attempt, endpoint, ..
+        } = std::mem::replace(self, Link::Closed)
+        else {
+            return None;
+        };
+        match answer {
+            Ok((connection, body)) => {
+                *self = Link::Streaming {
+                    attempt,
+                    endpoint,
+                    _connection: connection,
+                    body,
+                    decoder: FrameDecoder::default(),
+                };
+                None
+            }
+            Err(refusal) => Some(Event::Failed {
+                attempt,
+                error: refusal.error,
+                retry_after: refusal.retry_after,
+            }),
+        }
+    }
+}
+
+/// Waits for bytes until a message is complete or the stream ends.
+async fn read(
+    attempt: Attempt,
+    endpoint: &Endpoint,
+    body: &mut Incoming,
+    decoder: &mut FrameDecoder,
+) -> Event {
+    match decoder.pull() {
+        Ok(Some((ages, message))) => {
+            return Event::Message {
+                attempt,
+                ages,
+                message,
+            };
+        }
+        Ok(None) => {}
+        Err(error) => {
+            let error = Error::protocol(format!("the stream is damaged: {error}"));
+            return failed(attempt, error.at(endpoint));
+        }
+    }
+    match body.frame().await {
+        Some(Ok(frame)) => {
+            if let Some(bytes) = frame.data_ref() {
+                decoder.push(bytes);
+            }
+            Event::Bytes { attempt }
+        }
+        Some(Err(error)) => {
+            let error = Error::unreachable(format!("the stream was cut off: {error}"));
+            failed(attempt, error.at(endpoint))
+        }
+        None => {
+            let error = Error::unreachable("the node ended the stream without a goodbye");
+            failed(attempt, error.at(endpoint))
+        }
+    }
+}
+
+fn failed(attempt: Attempt, error: Error) -> Event {
+    Event::Failed {
+        attempt,
+        error,
+        retry_after: None,
+    }
+}
+
+/// Asks for the stream.
+async fn ask(
+    mut connection: Connection,
+    outgoing: Outgoing,
+    endpoint: Endpoint,
+) -> Result<(Connection, Incoming), Refusal> {
+    let no_answer = |error: Error| Refusal {
+        error,
+        retry_after: None,
+    };
+    let response = connection.send(&outgoing, &endpoint).await;
+    let response = response.map_err(|e| no_answer(e.into_error()))?;
+    if response.status() != StatusCode::OK {
+        return Err(refusal(response, &outgoing, &endpoint).await);
+    }
+    let media_type = response.headers().get(CONTENT_TYPE);
+    let media_type = media_type.and_then(|value| value.to_str().ok());
+    if media_type.is_none_or(|found| !found.starts_with(MEDIA_TYPE_FRAMES)) {
+        let found = media_type.unwrap_or("nothing");
+        let why = format!("the answer is {found:?}, not a stream of frames");
+        return Err(no_answer(Error::protocol(why).at(&endpoint)));
+    }
+    Ok((connection, response.into_body()))
+}
+
+async fn refusal(
+    response: Response<Incoming>,
+    outgoing: &Outgoing,
+    endpoint: &Endpoint,
+) -> Refusal {
+    let (head, body) = response.into_parts();
+    let retry_after = head.headers.get(RETRY_AFTER);
+    let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+    // Without its document a refusal still has its status.
+    let body = http1::read_body(body, PROBLEM_LEN_MAX).await;
+    let version = http1::version_of(&head.headers);
+    let error = Error::refused(head.status, version, &body.unwrap_or_default());
+    let path = outgoing.path.split('?').next().unwrap_or_default();
+    Refusal {
+        error: error.during(path).at(endpoint),
+        retry_after: seconds.map(Duration::from_secs),
+    }
+}
