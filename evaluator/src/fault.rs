@@ -129,8 +129,18 @@ impl Faults {
     }
 }
 
-/// Reads JSON text; refuses a name given twice in one object.
-pub(crate) fn parse(text: &str) -> Result<Value, Vec<Fault>> {
+/// Reads JSON text as every document here is read: a name given twice in one object is refused,
+/// because parsers otherwise differ in which of the two they take.
+///
+/// # Errors
+/// One fault for the whole text.
+///
+/// ```
+/// assert!(pennon_evaluator::parse_json(r#"{"a":1,"b":[2]}"#).is_ok());
+/// let faults = pennon_evaluator::parse_json(r#"{"a":1,"a":2}"#).unwrap_err();
+/// assert!(faults[0].message.contains("\"a\""), "{}", faults[0]);
+/// ```
+pub fn parse(text: &str) -> Result<Value, Vec<Fault>> {
     serde_json::from_str::<Strict>(text)
         .map(|strict| strict.0)
         .map_err(|error| vec![Fault::new("", format!("this is not JSON: {error}"))])

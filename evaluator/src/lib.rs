@@ -84,7 +84,7 @@ pub use compile::{NoReferences, References, compile_flag, compile_segment};
 pub use config::{Environment, FlagConfig, OnStale, ValueType};
 pub use encoding::{DecodeError, EncodedState, STATE_FORMAT, STATE_LEN_MAX};
 pub use evaluate::{Detail, Evaluation, Reason};
-pub use fault::{FAULTS_MAX, Fault};
+pub use fault::{FAULTS_MAX, Fault, parse as parse_json};
 pub use freshness::{AgeBound, Freshness, age_max, judge};
 pub use graph::{GraphFault, check_graph};
 pub use ids::{

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use pennon_evaluator::{
     DEPTH_MAX, EncodedState, Environment, EnvironmentKey, EvaluationState, Fault, FlagConfig,
     FlagKey, Limits, References, SegmentKey, SegmentPolicy, StateKey, StateKind, TargetingPolicy,
-    Version, check_graph, compile_flag, compile_segment,
+    Version, check_graph, compile_flag, compile_segment, parse_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,6 +25,10 @@ use crate::command::{
 };
 use crate::machine::{Machine, Object};
 use crate::window::Known;
+
+/// Bytes of one batch at most: values as written and compiled states. Half of the longest entry
+/// that the log takes, so that what is wrapped around them always fits.
+pub const BATCH_BYTES_MAX: usize = crate::log::PAYLOAD_LEN_MAX / 2;
 
 /// Writes in one change set at most.
 pub const WRITES_MAX: usize = 10_000;
@@ -79,6 +83,7 @@ pub struct Draft {
     version: Version,
     limits: Limits,
     touched: BTreeSet<ObjectId>,
+    bytes: usize,
 }
 
 impl Draft {
@@ -90,6 +95,7 @@ impl Draft {
             version: machine.next_version(),
             limits,
             touched: BTreeSet::new(),
+            bytes: 0,
         }
     }
 
@@ -127,6 +133,9 @@ impl Draft {
                     results,
                 });
             }
+            Ok(decided) if self.bytes > 0 && self.bytes + decided.bytes() > BATCH_BYTES_MAX => {
+                return Planned::Later;
+            }
             Ok(decided) => Verdict::Commit {
                 writes: decided.writes,
                 compiled: decided.compiled,
@@ -143,6 +152,7 @@ impl Draft {
             .machine
             .apply_item(self.version, item.clone(), &mut Vec::new());
         if matches!(item.verdict, Verdict::Commit { .. }) {
+            self.bytes += item_bytes(&item);
             self.touched
                 .extend(request.writes.iter().map(|write| write.object.clone()));
         }
@@ -170,6 +180,13 @@ impl Draft {
         decided.compiled = self.compile(&next, &decided)?;
         next.put_compiled(self.version, &decided.compiled);
         self.check_references(&next, &decided)?;
+        if decided.bytes() > BATCH_BYTES_MAX {
+            let what = "bytes of values and compiled states in one change set";
+            return Err(Refusal::Quota {
+                what: what.into(),
+                max: BATCH_BYTES_MAX as u64,
+            });
+        }
         Ok(decided)
     }
 
@@ -401,6 +418,10 @@ struct Decided {
 }
 
 impl Decided {
+    fn bytes(&self) -> usize {
+        bytes_of(&self.writes, &self.compiled)
+    }
+
     fn at(&self, object: &ObjectId) -> u32 {
         self.index.get(object).copied().unwrap_or(0)
     }
@@ -409,6 +430,25 @@ impl Decided {
 /// A compile fault and the object it is in.
 enum StateFault {
     In(ObjectId, Vec<Fault>),
+}
+
+fn bytes_of(writes: &[Write], compiled: &[CompiledChange]) -> usize {
+    let values = writes
+        .iter()
+        .map(|write| write.value.as_ref().map_or(0, |value| value.len()));
+    let states = compiled
+        .iter()
+        .map(|change| change.state.as_ref().map_or(0, |state| state.len()));
+    values.chain(states).sum()
+}
+
+fn item_bytes(item: &Item) -> usize {
+    match &item.verdict {
+        Verdict::Commit {
+            writes, compiled, ..
+        } => bytes_of(writes, compiled),
+        Verdict::Refuse(_) => 0,
+    }
 }
 
 fn check_shape(request: &ChangeRequest) -> Result<(), Refusal> {
@@ -693,9 +733,7 @@ fn user_too_far_above(next: &Machine, change: &CompiledChange, steps: usize) -> 
     level.pop_first()
 }
 
-/// The same JSON without spaces, key order kept.
+/// The same JSON without spaces, key order kept. A name given twice in one object is a fault.
 fn compact(text: &str) -> Result<Arc<str>, Vec<Fault>> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|why| whole(&format!("not JSON: {why}")))?;
-    Ok(value.to_string().into())
+    Ok(parse_json(text)?.to_string().into())
 }

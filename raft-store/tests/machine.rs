@@ -522,6 +522,43 @@ fn the_salt_is_fixed_at_creation() {
 }
 
 #[test]
+fn a_name_given_twice_is_refused_and_not_quietly_dropped() {
+    let mut cluster = Cluster::with_flag();
+    let twice = r#"{"enabled":true,"enabled":false,"default":{"variant":"on"}}"#;
+    let Refusal::Invalid { faults, .. } = cluster.refused(vec![put(policy("f"), twice)]) else {
+        panic!()
+    };
+    assert!(faults[0].message.contains("enabled"), "{faults:?}");
+}
+
+#[test]
+fn a_change_set_that_no_entry_could_hold_is_refused_and_two_large_ones_wait_for_each_other() {
+    let mut cluster = Cluster::with_flag();
+    let wide = |name: &str, bytes: usize| {
+        let value = "x".repeat(60 << 10);
+        let variants: Vec<String> = (0..bytes >> 16)
+            .map(|n| format!(r#""v{n}":"{value}""#))
+            .collect();
+        put(
+            flag(name),
+            &format!(
+                r#"{{"type":"string","variants":{{{}}},"off_variant":"v0"}}"#,
+                variants.join(",")
+            ),
+        )
+    };
+    let half = |name: &str| {
+        (0..6)
+            .map(|n| wide(&format!("{name}{n}"), 4 << 20))
+            .collect::<Vec<_>>()
+    };
+    let all: Vec<AskedWrite> = half("a").into_iter().chain(half("b")).collect();
+    assert!(matches!(cluster.refused(all), Refusal::Quota { .. }));
+    let first = cluster.batch(&[request(half("a")), request(half("b"))]);
+    assert_eq!(first.len(), 1, "the second goes into the next entry");
+}
+
+#[test]
 fn the_switch_makes_a_policy_keeps_the_rest_and_does_nothing_twice() {
     let mut cluster = Cluster::with_flag();
     cluster.written(vec![put(flag("fresh"), FLAG)]);

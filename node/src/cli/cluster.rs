@@ -1,0 +1,197 @@
+//! `pennon cluster status`: who is in the cluster, how far each member is, and one verdict.
+//!
+//! What must hold: exit code 0 means that the cluster calls itself healthy; anything else is 7,
+//! and no answer at all keeps its own code.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::connection::{Asking, parse_duration};
+use super::failure::{Exit, Failure};
+use super::signals::Signals;
+use super::terminal::{Cell, Paint, shown};
+
+/// Digits of a digest in the table: enough to see that two differ.
+const DIGEST_CHARS: usize = 8;
+
+/// A lag beyond this is no answer on its way, in versions.
+const LAG_USUAL: u64 = 100;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show the members and a verdict; exit code 7 when it is not healthy
+    Status(StatusArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Show it again and again, until Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
+
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration, requires = "watch")]
+    interval: Duration,
+}
+
+/// `pennon cluster`.
+pub(crate) async fn run(command: ClusterCommand, asking: Asking) -> Result<(), Failure> {
+    let ClusterCommand::Status(args) = command;
+    match args.watch {
+        true => watch(&asking, args.interval).await,
+        false => once(&asking).await,
+    }
+}
+
+async fn once(asking: &Asking) -> Result<(), Failure> {
+    let cluster = asking.admin.cluster().await?.into_body();
+    match asking.terminal.is_table() {
+        true => asking.terminal.line(screen(asking, &cluster))?,
+        false => asking.terminal.value(&cluster)?,
+    }
+    match is_healthy(&cluster) {
+        true => Ok(()),
+        false => Err(Failure::silent(Exit::CheckFailed)),
+    }
+}
+
+async fn watch(asking: &Asking, interval: Duration) -> Result<(), Failure> {
+    let mut signals = Signals::take()?;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = signals.next() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let answer = tokio::select! {
+            _ = signals.next() => return Ok(()),
+            answer = asking.admin.cluster() => answer,
+        };
+        match answer {
+            Ok(answer) if !asking.terminal.is_table() => asking.terminal.item(answer.body())?,
+            Ok(answer) => redraw(asking, &screen(asking, answer.body()))?,
+            Err(error) => redraw(asking, &Failure::from(error).text())?,
+        }
+    }
+}
+
+/// Shows a screen in the place of the one before it; one below the other where that cannot be.
+fn redraw(asking: &Asking, screen: &str) -> Result<(), Failure> {
+    match asking.terminal.is_colourful() {
+        true => asking.terminal.line(format!("\u{1b}[H\u{1b}[2J{screen}")),
+        false => asking.terminal.line(format!("{screen}\n")),
+    }
+}
+
+fn is_healthy(cluster: &Value) -> bool {
+    cluster["verdict"].as_str() == Some("healthy")
+}
+
+fn screen(asking: &Asking, cluster: &Value) -> String {
+    let terminal = &asking.terminal;
+    let mut members: Vec<&Value> = cluster["members"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect();
+    members.sort_by_key(|member| member["name"].as_str());
+    let header = [
+        "NAME", "ROLE", "VERSION", "LAG", "STALE", "DIGEST", "STREAMS", "API",
+    ];
+    let table = terminal.table(&header, members.into_iter().map(member));
+    let verdict = shown(cluster["verdict"].as_str().unwrap_or("no verdict"));
+    let paint = if is_healthy(cluster) {
+        Paint::Good
+    } else {
+        Paint::Bad
+    };
+    // Any other verdict says by itself how many more may fail.
+    let tolerance = match cluster["failure_tolerance"]
+        .as_i64()
+        .filter(|_| is_healthy(cluster))
+    {
+        Some(1) => "  one node may fail".to_owned(),
+        Some(n) if n > 1 => format!("  {n} nodes may fail"),
+        Some(_) => "  no node may fail".to_owned(),
+        None => String::new(),
+    };
+    let id = shown(cluster["cluster_id"].as_str().unwrap_or("?"));
+    format!(
+        "{}{tolerance}\ncluster {id}, version {}, term {}\n\n{table}",
+        terminal.paint(verdict, paint),
+        cluster["version"],
+        cluster["term"]
+    )
+}
+
+fn member(member: &Value) -> Vec<Cell> {
+    let text = |name: &str| member[name].as_str().unwrap_or("-").to_owned();
+    let number = |name: &str| {
+        member[name]
+            .as_u64()
+            .map_or_else(|| "-".to_owned(), |n| n.to_string())
+    };
+    let silent = member["applied"].is_null();
+    let role = match text("role") {
+        _ if silent => Cell::painted("silent", Paint::Bad),
+        leader if leader == "leader" => Cell::painted(leader, Paint::Bold),
+        role => role.into(),
+    };
+    let lag = match member["lag"].as_u64() {
+        Some(lag) if lag > LAG_USUAL => Cell::painted(lag.to_string(), Paint::Warn),
+        _ => number("lag").into(),
+    };
+    let stale = member["staleness_ms"]
+        .as_u64()
+        .map_or_else(|| "-".to_owned(), age);
+    let digest: String = text("digest").chars().take(DIGEST_CHARS).collect();
+    vec![
+        text("name").into(),
+        role,
+        number("applied").into(),
+        lag,
+        stale.into(),
+        digest.into(),
+        number("streams").into(),
+        text("api").into(),
+    ]
+}
+
+fn age(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms}ms"),
+        1_000..60_000 => format!("{}.{}s", ms / 1_000, ms % 1_000 / 100),
+        60_000..86_400_000 => format!("{}m", ms / 60_000),
+        _ => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_the_word_healthy_is_healthy() {
+        assert!(is_healthy(&json!({"verdict": "healthy"})));
+        for other in [
+            json!({"verdict": "degraded: no answer from n2"}),
+            json!({"verdict": "unhealthy"}),
+            json!({}),
+        ] {
+            assert!(!is_healthy(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn ages_are_short() {
+        assert_eq!(
+            [0, 999, 1_250, 61_000].map(age),
+            ["0ms", "999ms", "1.2s", "1m"]
+        );
+        assert_eq!(age(9_007_199_254_740_991), "-");
+    }
+}

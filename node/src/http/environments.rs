@@ -1,0 +1,34 @@
+//! Environments: a name, protection, the staleness bound.
+//!
+//! What must hold: an environment is deleted only when nothing is in it; decided by the leader.
+
+use pennon_raft_store::command::{ObjectId, ObjectKind};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::objects;
+use super::problem::Problem;
+
+fn named(call: &Call) -> Result<ObjectId, Problem> {
+    Ok(ObjectId::environment_object(call.environment()?.shared()))
+}
+
+/// One page of them, by key.
+pub(crate) async fn list(call: Call) -> Result<Answer, Problem> {
+    objects::list(&call, ObjectKind::Environment).await
+}
+
+/// One of them.
+pub(crate) async fn get(call: Call) -> Result<Answer, Problem> {
+    objects::get(&call, named(&call)?).await
+}
+
+/// Creates or replaces one.
+pub(crate) async fn put(call: Call) -> Result<Answer, Problem> {
+    objects::put(&call, named(&call)?).await
+}
+
+/// Deletes one.
+pub(crate) async fn delete(call: Call) -> Result<Answer, Problem> {
+    objects::delete(&call, named(&call)?).await
+}

@@ -1,0 +1,248 @@
+//! What all resources of ground state have in common: how an object and a list look, and how one
+//! is read, written and deleted.
+//!
+//! What must hold: `value` is shown as it was written; a page is a range of keys at one version,
+//! and `next` is there exactly when there is more.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::StatusCode;
+use pennon_evaluator::EnvironmentKey;
+use pennon_raft_store::command::{Change, ObjectId, ObjectKind};
+use pennon_raft_store::machine::{Object, View};
+use pennon_raft_store::plan::Ask;
+use serde_json::{Map, Value, json};
+
+use super::answer::{Answer, Decided};
+use super::call::Call;
+use super::json;
+use super::problem::Problem;
+use super::read::{self, Consistency};
+use super::write;
+
+/// Lists the objects of a kind.
+pub(crate) async fn list(call: &Call, kind: ObjectKind) -> Result<Answer, Problem> {
+    let limit = call.limit()?;
+    let (view, decided, environment) = match kind.is_scoped() {
+        true => {
+            let read = read::environment(call, Consistency::Linearizable, None).await?;
+            (read.view, read.decided, Some(read.key))
+        }
+        false => {
+            let read = read::global(call, Consistency::Linearizable).await?;
+            (read.view, read.decided, None)
+        }
+    };
+    let after = call.param("after").map(str::to_owned);
+    let core = call.core()?;
+    let text = core
+        .compute(move || page(&view, kind, environment.as_ref(), after.as_deref(), limit))
+        .await;
+    Ok(Answer::json(
+        decided,
+        text.map_err(|why| Problem::internal(&why))?,
+    ))
+}
+
+fn page(
+    view: &View,
+    kind: ObjectKind,
+    environment: Option<&EnvironmentKey>,
+    after: Option<&str>,
+    limit: usize,
+) -> String {
+    let mut objects = view.objects(kind, environment, after);
+    let mut text = String::from("{\"items\":[");
+    let mut last = None;
+    for (id, object) in objects.by_ref().take(limit) {
+        if last.is_some() {
+            text.push(',');
+        }
+        write_object(&mut text, id.key(), object);
+        last = Some(id.key());
+    }
+    let _ = write!(text, "],\"version\":{}", view.version());
+    if let Some(last) = last.filter(|_| objects.next().is_some()) {
+        let _ = write!(text, ",\"next\":{}", Value::from(last));
+    }
+    text.push('}');
+    text
+}
+
+/// Reads one object. For scoped kinds the environment is in the path.
+pub(crate) async fn get(call: &Call, object: ObjectId) -> Result<Answer, Problem> {
+    let (view, decided) = match object.kind().is_scoped() {
+        true => {
+            let read = read::environment(call, Consistency::Linearizable, None).await?;
+            (read.view, read.decided)
+        }
+        false => {
+            let read = read::global(call, Consistency::Linearizable).await?;
+            (read.view, read.decided)
+        }
+    };
+    let Some(found) = view.object(&object) else {
+        return Err(Problem::missing(&object).decided(decided));
+    };
+    if call.tags()?.include(found.version) {
+        return Ok(Answer::empty(StatusCode::NOT_MODIFIED)
+            .decided(decided)
+            .etag(found.version));
+    }
+    let mut text = String::with_capacity(found.value.len() + 128);
+    write_object(&mut text, object.key(), found);
+    Ok(Answer::json(decided, text).etag(found.version))
+}
+
+/// Creates or replaces one object.
+pub(crate) async fn put(call: &Call, object: ObjectId) -> Result<Answer, Problem> {
+    let expected = write::required(call)?;
+    let value = json::parse(&call.body)?;
+    write::one(call, object, Ask::Put(value.to_string().into()), expected).await
+}
+
+/// Deletes one object.
+pub(crate) async fn delete(call: &Call, object: ObjectId) -> Result<Answer, Problem> {
+    let expected = write::required(call)?;
+    write::one(call, object, Ask::Delete, expected).await
+}
+
+/// The history of one object, from newest; `?at=V` reads it as of version V instead.
+pub(crate) async fn history(call: &Call, object: ObjectId) -> Result<Answer, Problem> {
+    let (at, before, limit) = (call.version("at")?, call.version("before")?, call.limit()?);
+    let read = read::global_at(call, Consistency::Linearizable, at).await?;
+    let core = call.core()?;
+    let next = read.decided.version.checked_add(1);
+    let internal = |why: String| Problem::internal(&why);
+    if let Some(at) = at {
+        let changes = core
+            .history(&object, at.checked_add(1), 1)
+            .await
+            .map_err(internal)?;
+        return as_of_answer(&object, changes.first(), at.get(), read.decided);
+    }
+    // What is newer than the view is left to a later request.
+    let before = before.min(next).or(next);
+    let mut changes = core
+        .history(&object, before, limit + 1)
+        .await
+        .map_err(internal)?;
+    if changes.is_empty() && call.version("before")?.is_none() {
+        return Err(Problem::missing(&object).decided(read.decided));
+    }
+    let more = changes.len() > limit;
+    changes.truncate(limit);
+    let mut body = json!({ "items": changes.iter().map(line).collect::<Vec<_>>(), "version": read.decided.version });
+    if let Some(last) = changes.last().filter(|_| more) {
+        body["next"] = json!(last.version.to_string());
+    }
+    Ok(Answer::json(read.decided, body.to_string()))
+}
+
+fn as_of_answer(
+    object: &ObjectId,
+    change: Option<&Change>,
+    at: u64,
+    decided: Decided,
+) -> Result<Answer, Problem> {
+    match change.and_then(|change| Some((change.version, as_of(change)?))) {
+        Some((version, shown)) => {
+            Ok(Answer::json(decided, Bytes::from(shown.to_string())).etag(version))
+        }
+        None => Err(Problem::missing(object).decided(decided).with("at", at)),
+    }
+}
+
+/// An object as it is shown: `{key, version, value, updated_at, updated_by}`.
+pub(crate) fn shown(key: &str, object: &Object) -> Value {
+    let mut text = String::new();
+    write_object(&mut text, key, object);
+    // Every value was parsed before it was stored.
+    serde_json::from_str(&text).unwrap_or(Value::Null)
+}
+
+/// The object that a change made; `None` when it deleted it.
+pub(crate) fn as_of(change: &Change) -> Option<Value> {
+    let object = Object {
+        version: change.version,
+        updated_ms: change.time_ms,
+        updated_by: change.origin.actor.clone(),
+        value: change.value.clone()?,
+    };
+    Some(shown(change.object.key(), &object))
+}
+
+fn line(change: &Change) -> Value {
+    let mut line = Map::new();
+    line.insert("version".into(), json!(change.version));
+    if let Some(previous) = change.previous {
+        line.insert("previous_version".into(), json!(previous));
+    }
+    line.insert(
+        "op".into(),
+        if change.value.is_some() {
+            "put"
+        } else {
+            "delete"
+        }
+        .into(),
+    );
+    line.insert("updated_at".into(), time(change.time_ms).into());
+    line.insert("updated_by".into(), (*change.origin.actor).into());
+    if let Some(reason) = &change.origin.reason {
+        line.insert("reason".into(), (**reason).into());
+    }
+    if let Some(request) = &change.origin.request {
+        line.insert("request_id".into(), (*request.key).into());
+    }
+    let value = change
+        .value
+        .as_ref()
+        .and_then(|value| serde_json::from_str(value).ok());
+    line.insert("value".into(), value.unwrap_or(Value::Null));
+    Value::Object(line)
+}
+
+/// Writes an object with its value as it is stored.
+fn write_object(text: &mut String, key: &str, object: &Object) {
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "{{\"key\":{},\"version\":{},\"value\":{},\"updated_at\":\"{}\",\"updated_by\":{}}}",
+        Value::from(key),
+        object.version,
+        object.value,
+        time(object.updated_ms),
+        Value::from(&*object.updated_by),
+    );
+}
+
+/// Milliseconds since 1970 as RFC 3339.
+pub(crate) fn time(ms: u64) -> String {
+    let time = i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| ms.to_string(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pennon_evaluator::Version;
+
+    #[test]
+    fn an_object_shows_its_value_as_it_was_written() {
+        let object = Object {
+            version: Version::new(7).unwrap(),
+            updated_ms: 1_767_225_600_123,
+            updated_by: "a \"b\"".into(),
+            value: r#"{"z":1,"a":[2]}"#.into(),
+        };
+        let mut text = String::new();
+        write_object(&mut text, "k/1", &object);
+        let expected = r#"{"key":"k/1","version":7,"value":{"z":1,"a":[2]},"updated_at":"2026-01-01T00:00:00.123Z","updated_by":"a \"b\""}"#;
+        assert_eq!(text, expected);
+        assert_eq!(shown("k/1", &object).to_string(), expected);
+    }
+}

@@ -1,0 +1,726 @@
+//! The route table: every path of the surface, once.
+//!
+//! The router, the OpenAPI document and, later, the check of tokens are made from these rows. A
+//! path that is not here does not exist. Keys in paths may hold `/` (as `%2F`) and `:`; an action
+//! is what follows the last colon.
+
+use std::sync::Arc;
+
+use super::App;
+use super::call::LIMIT_MAX;
+use super::problem::Slug;
+use super::route::{Body, Conditions, Gives, Handler, Param, ParamKind, Permission, Route, Verb};
+use super::{
+    changes, cluster, dispatch, environments, evaluate, flags, health, openapi, policies, segments,
+    snapshots, states, stream, write,
+};
+
+const MIB: usize = 1 << 20;
+
+const fn param(name: &'static str, kind: ParamKind, about: &'static str) -> Param {
+    Param { name, kind, about }
+}
+
+const WAIT: Param = param(
+    "wait",
+    ParamKind::Duration,
+    "How long to wait for freshness; 5s unless given, 60s at most.",
+);
+
+const CONSISTENCY_ABOUT: &str = "linearizable: everything committed before the request; bounded: this node alone, if \
+    within the staleness bound, else 503; stale: whatever this node has.";
+const CONSISTENCY: ParamKind = ParamKind::Word(&["linearizable", "bounded", "stale"]);
+
+const READ: &[Param] = &[
+    param("consistency", CONSISTENCY, CONSISTENCY_ABOUT),
+    param(
+        "min_version",
+        ParamKind::Version,
+        "Answer at this version or a later one; as the header Pennon-Min-Version.",
+    ),
+    WAIT,
+];
+
+const PAGE: &[Param] = &[
+    param(
+        "limit",
+        ParamKind::Integer {
+            min: 1,
+            max: LIMIT_MAX as u64,
+        },
+        "Items in a page; 1000 unless given.",
+    ),
+    param(
+        "after",
+        ParamKind::Text { max: 300 },
+        "Begin after this key: the `next` of the page before.",
+    ),
+];
+
+const HISTORY: &[Param] = &[
+    param(
+        "limit",
+        ParamKind::Integer {
+            min: 1,
+            max: LIMIT_MAX as u64,
+        },
+        "Changes in a page; 1000 unless given.",
+    ),
+    param(
+        "before",
+        ParamKind::Version,
+        "Only changes before this version: the `next` of the page before.",
+    ),
+    param(
+        "at",
+        ParamKind::Version,
+        "Read the object as of this version instead of listing its changes.",
+    ),
+];
+
+const WRITE: &[Param] = &[
+    param(
+        "timeout",
+        ParamKind::Duration,
+        "How long to wait for the outcome; 10s unless given, 60s at most.",
+    ),
+    param(
+        "reason",
+        ParamKind::Text {
+            max: write::REASON_LEN_MAX,
+        },
+        "Why, for the history; as the header Pennon-Reason.",
+    ),
+];
+
+const SNAPSHOT: &[Param] = &[param(
+    "since",
+    ParamKind::Version,
+    "The version the caller has: the answer says with `intent` whether nothing, changes or everything follows.",
+)];
+
+const STREAM: &[Param] = &[
+    param(
+        "since",
+        ParamKind::Version,
+        "Resume from this version; as the header Last-Event-ID.",
+    ),
+    param(
+        "cluster",
+        ParamKind::Text { max: 64 },
+        "The cluster that `since` is of. Another one than this node's: `since` is not heard.",
+    ),
+    param(
+        "client",
+        ParamKind::Text {
+            max: stream::CLIENT_LEN_MAX,
+        },
+        "Names the evaluator.",
+    ),
+    WAIT,
+];
+
+const PURPOSE: &[Param] = &[param(
+    "for",
+    ParamKind::Word(&health::PURPOSES),
+    "What the node is to be ready for; everything unless given.",
+)];
+
+const READ_ERRORS: &[Slug] = &[Slug::NotFound, Slug::NoQuorum, Slug::NotFreshEnough];
+
+const WRITE_ERRORS: &[Slug] = &[
+    Slug::NotFound,
+    Slug::VersionConflict,
+    Slug::ReferenceInUse,
+    Slug::IdempotencyMismatch,
+    Slug::QuotaExceeded,
+    Slug::NoQuorum,
+    Slug::RateLimited,
+    Slug::OutcomeUnknown,
+    Slug::Forbidden,
+];
+
+/// What the rows of one kind of ground state have in common.
+struct Kind {
+    tag: &'static str,
+    value: &'static str,
+    object: &'static str,
+    list: &'static str,
+    write: Permission,
+    value_len_max: usize,
+}
+
+const FLAG: Kind = Kind {
+    tag: "flags",
+    value: "FlagConfig",
+    object: "FlagObject",
+    list: "FlagList",
+    write: Permission::Write { scoped: false },
+    value_len_max: 16 * MIB,
+};
+const ENVIRONMENT: Kind = Kind {
+    tag: "environments",
+    value: "Environment",
+    object: "EnvironmentObject",
+    list: "EnvironmentList",
+    write: Permission::Write { scoped: false },
+    value_len_max: 64 << 10,
+};
+const POLICY: Kind = Kind {
+    tag: "policies",
+    value: "TargetingPolicy",
+    object: "PolicyObject",
+    list: "PolicyList",
+    write: Permission::Write { scoped: true },
+    value_len_max: 16 * MIB,
+};
+const SEGMENT: Kind = Kind {
+    tag: "segments",
+    value: "SegmentPolicy",
+    object: "SegmentObject",
+    list: "SegmentList",
+    write: Permission::Write { scoped: true },
+    value_len_max: 16 * MIB,
+};
+
+const fn list(kind: &Kind, path: &'static str, operation: &'static str, handler: Handler) -> Route {
+    Route {
+        method: Verb::Get,
+        path,
+        permission: Permission::Read,
+        operation,
+        tag: kind.tag,
+        summary: "Lists them by key, one page.",
+        body: None,
+        query: &[PAGE, READ],
+        min_version: true,
+        conditions: Conditions::Nothing,
+        gives: Gives::Json {
+            schema: kind.list,
+            etag: false,
+        },
+        errors: READ_ERRORS,
+        handler,
+    }
+}
+
+const fn get(kind: &Kind, path: &'static str, operation: &'static str, handler: Handler) -> Route {
+    Route {
+        method: Verb::Get,
+        path,
+        permission: Permission::Read,
+        operation,
+        tag: kind.tag,
+        summary: "Reads one.",
+        body: None,
+        query: &[READ],
+        min_version: true,
+        conditions: Conditions::Read,
+        gives: Gives::Json {
+            schema: kind.object,
+            etag: true,
+        },
+        errors: READ_ERRORS,
+        handler,
+    }
+}
+
+const fn put(kind: &Kind, path: &'static str, operation: &'static str, handler: Handler) -> Route {
+    Route {
+        method: Verb::Put,
+        path,
+        permission: kind.write,
+        operation,
+        tag: kind.tag,
+        summary: "Creates or replaces one.",
+        body: Some(Body {
+            schema: kind.value,
+            max: kind.value_len_max,
+        }),
+        query: &[WRITE],
+        min_version: false,
+        conditions: Conditions::WriteRequired,
+        gives: Gives::Json {
+            schema: "Written",
+            etag: true,
+        },
+        errors: WRITE_ERRORS,
+        handler,
+    }
+}
+
+const fn delete(
+    kind: &Kind,
+    path: &'static str,
+    operation: &'static str,
+    handler: Handler,
+) -> Route {
+    Route {
+        method: Verb::Delete,
+        path,
+        permission: kind.write,
+        operation,
+        tag: kind.tag,
+        summary: "Deletes one that nothing refers to any more. The version answered is that of the deletion.",
+        body: None,
+        query: &[WRITE],
+        min_version: false,
+        conditions: Conditions::WriteRequired,
+        gives: Gives::Json {
+            schema: "Written",
+            etag: false,
+        },
+        errors: WRITE_ERRORS,
+        handler,
+    }
+}
+
+const fn history(
+    kind: &Kind,
+    path: &'static str,
+    operation: &'static str,
+    handler: Handler,
+) -> Route {
+    Route {
+        method: Verb::Get,
+        path,
+        permission: Permission::Read,
+        operation,
+        tag: kind.tag,
+        summary: "Who changed it, when and why, from newest; with ?at=V the object as of that version.",
+        body: None,
+        query: &[HISTORY, READ],
+        min_version: true,
+        conditions: Conditions::Nothing,
+        gives: Gives::Json {
+            schema: "History",
+            etag: false,
+        },
+        errors: READ_ERRORS,
+        handler,
+    }
+}
+
+const fn switch(
+    path: &'static str,
+    operation: &'static str,
+    summary: &'static str,
+    handler: Handler,
+) -> Route {
+    Route {
+        method: Verb::Post,
+        path,
+        permission: Permission::Write { scoped: true },
+        operation,
+        tag: "policies",
+        summary,
+        body: None,
+        query: &[WRITE],
+        min_version: false,
+        conditions: Conditions::WriteOptional,
+        gives: Gives::Json {
+            schema: "Written",
+            etag: true,
+        },
+        errors: WRITE_ERRORS,
+        handler,
+    }
+}
+
+/// A GET of something derived, in an environment.
+const fn derived(
+    path: &'static str,
+    operation: &'static str,
+    summary: &'static str,
+    handler: Handler,
+) -> Route {
+    Route {
+        method: Verb::Get,
+        path,
+        permission: Permission::Read,
+        operation,
+        tag: "evaluation",
+        summary,
+        body: None,
+        query: &[READ],
+        min_version: true,
+        conditions: Conditions::Read,
+        gives: Gives::Text,
+        errors: READ_ERRORS,
+        handler,
+    }
+}
+
+const fn evaluation(
+    path: &'static str,
+    operation: &'static str,
+    schema: &'static str,
+    handler: Handler,
+) -> Route {
+    Route {
+        method: Verb::Post,
+        permission: Permission::Evaluate,
+        body: Some(Body {
+            schema: "EvaluationRequest",
+            max: 512 << 10,
+        }),
+        conditions: Conditions::Nothing,
+        gives: Gives::Json {
+            schema,
+            etag: false,
+        },
+        ..derived(
+            path,
+            operation,
+            "Evaluates by this node, bounded unless asked otherwise.",
+            handler,
+        )
+    }
+}
+
+const fn node(
+    path: &'static str,
+    operation: &'static str,
+    summary: &'static str,
+    handler: Handler,
+) -> Route {
+    Route {
+        method: Verb::Get,
+        path,
+        permission: Permission::Public,
+        operation,
+        tag: "node",
+        summary,
+        body: None,
+        query: &[],
+        min_version: false,
+        conditions: Conditions::Nothing,
+        gives: Gives::Text,
+        errors: &[],
+        handler,
+    }
+}
+
+/// Every path and method.
+pub(crate) static ROUTES: &[Route] = &[
+    list(&FLAG, "/v1/flags", "listFlags", |call| {
+        Box::pin(flags::list(call))
+    }),
+    get(&FLAG, "/v1/flags/{flag}", "getFlag", |call| {
+        Box::pin(flags::get(call))
+    }),
+    put(&FLAG, "/v1/flags/{flag}", "putFlag", |call| {
+        Box::pin(flags::put(call))
+    }),
+    delete(&FLAG, "/v1/flags/{flag}", "deleteFlag", |call| {
+        Box::pin(flags::delete(call))
+    }),
+    history(&FLAG, "/v1/flags/{flag}/history", "flagHistory", |call| {
+        Box::pin(flags::history(call))
+    }),
+    list(
+        &ENVIRONMENT,
+        "/v1/environments",
+        "listEnvironments",
+        |call| Box::pin(environments::list(call)),
+    ),
+    get(
+        &ENVIRONMENT,
+        "/v1/environments/{environment}",
+        "getEnvironment",
+        |call| Box::pin(environments::get(call)),
+    ),
+    put(
+        &ENVIRONMENT,
+        "/v1/environments/{environment}",
+        "putEnvironment",
+        |call| Box::pin(environments::put(call)),
+    ),
+    delete(
+        &ENVIRONMENT,
+        "/v1/environments/{environment}",
+        "deleteEnvironment",
+        |call| Box::pin(environments::delete(call)),
+    ),
+    list(
+        &POLICY,
+        "/v1/environments/{environment}/policies",
+        "listPolicies",
+        |call| Box::pin(policies::list(call)),
+    ),
+    get(
+        &POLICY,
+        "/v1/environments/{environment}/policies/{flag}",
+        "getPolicy",
+        |call| Box::pin(policies::get(call)),
+    ),
+    put(
+        &POLICY,
+        "/v1/environments/{environment}/policies/{flag}",
+        "putPolicy",
+        |call| Box::pin(policies::put(call)),
+    ),
+    delete(
+        &POLICY,
+        "/v1/environments/{environment}/policies/{flag}",
+        "deletePolicy",
+        |call| Box::pin(policies::delete(call)),
+    ),
+    history(
+        &POLICY,
+        "/v1/environments/{environment}/policies/{flag}/history",
+        "policyHistory",
+        |call| Box::pin(policies::history(call)),
+    ),
+    list(
+        &SEGMENT,
+        "/v1/environments/{environment}/segments",
+        "listSegments",
+        |call| Box::pin(segments::list(call)),
+    ),
+    get(
+        &SEGMENT,
+        "/v1/environments/{environment}/segments/{segment}",
+        "getSegment",
+        |call| Box::pin(segments::get(call)),
+    ),
+    put(
+        &SEGMENT,
+        "/v1/environments/{environment}/segments/{segment}",
+        "putSegment",
+        |call| Box::pin(segments::put(call)),
+    ),
+    delete(
+        &SEGMENT,
+        "/v1/environments/{environment}/segments/{segment}",
+        "deleteSegment",
+        |call| Box::pin(segments::delete(call)),
+    ),
+    history(
+        &SEGMENT,
+        "/v1/environments/{environment}/segments/{segment}/history",
+        "segmentHistory",
+        |call| Box::pin(segments::history(call)),
+    ),
+    switch(
+        "/v1/environments/{environment}/flags/{flag}:enable",
+        "enableFlag",
+        "Switches the flag on here, making a policy that serves the off variant if there is none. Idempotent.",
+        |call| Box::pin(policies::enable(call)),
+    ),
+    switch(
+        "/v1/environments/{environment}/flags/{flag}:disable",
+        "disableFlag",
+        "The kill switch: the flag serves its off variant here. Idempotent.",
+        |call| Box::pin(policies::disable(call)),
+    ),
+    Route {
+        body: Some(Body {
+            schema: "ChangeSet",
+            max: 16 * MIB,
+        }),
+        conditions: Conditions::WriteInBody,
+        permission: Permission::Write { scoped: false },
+        gives: Gives::Json {
+            schema: "ChangesWritten",
+            etag: false,
+        },
+        tag: "changes",
+        ..switch(
+            "/v1/changes",
+            "postChanges",
+            "Makes several writes that happen together or not at all, across environments.",
+            |call| Box::pin(changes::post(call)),
+        )
+    },
+    Route {
+        query: &[PAGE, READ],
+        conditions: Conditions::Nothing,
+        gives: Gives::Json {
+            schema: "StateList",
+            etag: false,
+        },
+        ..derived(
+            "/v1/environments/{environment}/states",
+            "listStates",
+            "Lists the compiled states, flags before segments; linearizable unless asked otherwise.",
+            |call| Box::pin(states::list(call)),
+        )
+    },
+    Route {
+        gives: Gives::Json {
+            schema: "EvaluationState",
+            etag: true,
+        },
+        ..derived(
+            "/v1/environments/{environment}/states/{flag}",
+            "getState",
+            "The compiled state of a flag; linearizable unless asked otherwise.",
+            |call| Box::pin(states::get(call)),
+        )
+    },
+    Route {
+        query: &[SNAPSHOT, READ],
+        permission: Permission::Stream,
+        gives: Gives::Json {
+            schema: "SnapshotAnswer",
+            etag: true,
+        },
+        ..derived(
+            "/v1/environments/{environment}/snapshot",
+            "getSnapshot",
+            "The newest ConfigSnapshot, or what takes the caller there from ?since=V; bounded unless asked otherwise.",
+            |call| Box::pin(snapshots::newest(call)),
+        )
+    },
+    Route {
+        query: &[&[WAIT]],
+        min_version: false,
+        permission: Permission::Stream,
+        gives: Gives::Json {
+            schema: "ConfigSnapshot",
+            etag: true,
+        },
+        ..derived(
+            "/v1/environments/{environment}/snapshots/{version}",
+            "getSnapshotAt",
+            "The ConfigSnapshot at one version; it never changes, so caches may keep it.",
+            |call| Box::pin(snapshots::at(call)),
+        )
+    },
+    Route {
+        query: &[STREAM],
+        min_version: false,
+        permission: Permission::Stream,
+        conditions: Conditions::Nothing,
+        gives: Gives::Stream,
+        errors: &[
+            Slug::NotFound,
+            Slug::NoQuorum,
+            Slug::NotFreshEnough,
+            Slug::NotAcceptable,
+        ],
+        ..derived(
+            "/v1/environments/{environment}/stream",
+            "openStream",
+            "Streams hello, then a snapshot or deltas, then deltas and heartbeats, each with its age.",
+            |call| Box::pin(stream::open(call)),
+        )
+    },
+    evaluation(
+        "/v1/environments/{environment}/evaluate/{flag}",
+        "evaluateFlag",
+        "EvaluationAnswer",
+        |call| Box::pin(evaluate::one(call)),
+    ),
+    Route {
+        query: &[PAGE, READ],
+        ..evaluation(
+            "/v1/environments/{environment}/evaluate",
+            "evaluateFlags",
+            "EvaluationList",
+            |call| Box::pin(evaluate::all(call)),
+        )
+    },
+    Route {
+        permission: Permission::Read,
+        gives: Gives::Json {
+            schema: "Cluster",
+            etag: false,
+        },
+        errors: &[Slug::NoQuorum],
+        ..node(
+            "/v1/cluster",
+            "getCluster",
+            "Who is in the cluster and how they are.",
+            |call| Box::pin(cluster::get(call)),
+        )
+    },
+    Route {
+        gives: Gives::Json {
+            schema: "Alive",
+            etag: false,
+        },
+        ..node("/livez", "livez", "Whether the process answers.", |call| {
+            Box::pin(health::live(call))
+        })
+    },
+    Route {
+        query: &[PURPOSE],
+        gives: Gives::Json {
+            schema: "Ready",
+            etag: false,
+        },
+        errors: &[Slug::NotReady],
+        ..node(
+            "/readyz",
+            "readyz",
+            "Whether the node should get traffic, and if not, why.",
+            |call| Box::pin(health::ready(call)),
+        )
+    },
+    Route {
+        gives: Gives::Json {
+            schema: "OpenApi",
+            etag: false,
+        },
+        ..node("/openapi.json", "openapi", "This document.", |call| {
+            Box::pin(openapi::get(call))
+        })
+    },
+    Route {
+        errors: &[Slug::NotFound],
+        ..node(
+            "/problems/{slug}",
+            "explainProblem",
+            "What an error means and what to do about it.",
+            |call| Box::pin(openapi::explain(call)),
+        )
+    },
+];
+
+/// The router of the API.
+pub(crate) fn router(app: Arc<App>) -> axum::Router {
+    dispatch::router(ROUTES, app)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_method_of_a_path_is_in_the_table_once() {
+        let mut seen = BTreeSet::new();
+        let mut operations = BTreeSet::new();
+        for route in ROUTES {
+            assert!(
+                seen.insert((route.method.as_str(), route.path)),
+                "{} {}",
+                route.method.as_str(),
+                route.path
+            );
+            assert!(operations.insert(route.operation), "{}", route.operation);
+        }
+    }
+
+    #[test]
+    fn writes_take_what_a_write_takes() {
+        for route in ROUTES {
+            let writes = matches!(route.permission, Permission::Write { .. });
+            assert_eq!(writes, route.conditions.is_write(), "{}", route.path);
+            assert_eq!(
+                writes,
+                route.params().any(|param| param.name == "timeout"),
+                "{}",
+                route.path
+            );
+            let scoped = route.permission == Permission::Write { scoped: true };
+            assert!(
+                !scoped || route.path.contains("{environment}"),
+                "{}",
+                route.path
+            );
+        }
+    }
+}

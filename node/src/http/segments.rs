@@ -1,0 +1,42 @@
+//! Segments: the TargetingPolicies that say who belongs to a named set of subjects.
+//!
+//! What must hold: a segment that others use cannot be deleted; decided by the leader.
+
+use pennon_raft_store::command::{ObjectId, ObjectKind};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::objects;
+use super::problem::Problem;
+
+fn named(call: &Call) -> Result<ObjectId, Problem> {
+    Ok(ObjectId::segment(
+        call.environment()?,
+        call.segment_key()?.shared(),
+    ))
+}
+
+/// One page of them, by key.
+pub(crate) async fn list(call: Call) -> Result<Answer, Problem> {
+    objects::list(&call, ObjectKind::Segment).await
+}
+
+/// One of them.
+pub(crate) async fn get(call: Call) -> Result<Answer, Problem> {
+    objects::get(&call, named(&call)?).await
+}
+
+/// Creates or replaces one.
+pub(crate) async fn put(call: Call) -> Result<Answer, Problem> {
+    objects::put(&call, named(&call)?).await
+}
+
+/// Deletes one.
+pub(crate) async fn delete(call: Call) -> Result<Answer, Problem> {
+    objects::delete(&call, named(&call)?).await
+}
+
+/// Who changed it, when and why, from newest.
+pub(crate) async fn history(call: Call) -> Result<Answer, Problem> {
+    objects::history(&call, named(&call)?).await
+}

@@ -1,0 +1,166 @@
+//! The accept loops: hyper over whatever a listener accepts.
+//!
+//! Every connection has a limit for its request head (hyper needs a timer for that), a limit for a
+//! reader that stops reading, and a place in a bounded number of connections. On shutdown the
+//! listener closes first, open connections finish their request, and streams end themselves
+//! because their source says goodbye.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::http::App;
+use crate::net::{BoxedIo, Listen, Stalling};
+use crate::peer::{self, Answering, BODY_LEN_MAX};
+
+/// Open connections to the API at most; more wait to be accepted.
+const API_CONNECTIONS_MAX: usize = 20_000;
+
+/// Open connections from peers at most.
+const PEER_CONNECTIONS_MAX: usize = 1_000;
+
+/// Longest wait for a request's head.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+
+/// Longest time the other side may take nothing while there is something to send.
+const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Pause after a failed accept (too many files), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the API until `stop`, then until every open connection is done.
+pub(crate) async fn serve_api(listener: Box<dyn Listen>, app: Arc<App>, stop: CancellationToken) {
+    let router = super::routes::router(app);
+    accept(listener, API_CONNECTIONS_MAX, stop, move |io, stop| {
+        let router = router.clone();
+        let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .serve_connection(TokioIo::new(Stalling::new(io, STALL_MAX)), service);
+        graceful(connection, stop)
+    })
+    .await;
+}
+
+/// Serves the peers until `stop`, then until every open connection is done.
+pub(crate) async fn serve_peers(
+    listener: Box<dyn Listen>,
+    node: Arc<dyn Answering>,
+    stop: CancellationToken,
+) {
+    accept(listener, PEER_CONNECTIONS_MAX, stop, move |io, stop| {
+        let node = node.clone();
+        let service = service_fn(move |request| answer_peer(node.clone(), request));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(Stalling::new(io, STALL_MAX)), service);
+        graceful(connection, stop)
+    })
+    .await;
+}
+
+async fn accept<F>(
+    mut listener: Box<dyn Listen>,
+    connections_max: usize,
+    stop: CancellationToken,
+    serve: impl Fn(BoxedIo, CancellationToken) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(connections_max));
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept_one(&mut listener, &places) => accepted,
+        };
+        match accepted {
+            Ok((io, place)) => {
+                let connection = serve(io, stop.clone());
+                tasks.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(why) => {
+                tracing::warn!(%why, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn accept_one(
+    listener: &mut Box<dyn Listen>,
+    places: &Arc<Semaphore>,
+) -> io::Result<(BoxedIo, tokio::sync::OwnedSemaphorePermit)> {
+    let place = places
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (io, _from) = listener.accept().await?;
+    Ok((io, place))
+}
+
+/// Runs a connection; on `stop` it finishes the request it is at and closes.
+async fn graceful<C>(connection: C, stop: CancellationToken)
+where
+    C: hyper_util::server::graceful::GracefulConnection,
+    C::Error: std::fmt::Display,
+{
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(why) = result {
+        tracing::debug!(%why, "a connection ended");
+    }
+}
+
+async fn answer_peer(
+    node: Arc<dyn Answering>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request
+        .uri()
+        .path()
+        .strip_prefix("/peer/")
+        .unwrap_or_default()
+        .to_owned();
+    let answered = match Limited::new(request.into_body(), BODY_LEN_MAX)
+        .collect()
+        .await
+    {
+        Ok(body) => peer::answer(node.as_ref(), &path, &body.to_bytes()).await,
+        Err(why) => Err((StatusCode::PAYLOAD_TOO_LARGE, why.to_string())),
+    };
+    let (status, body) = match answered {
+        Ok(body) => (StatusCode::OK, body),
+        Err((status, why)) => (status, Bytes::from(why)),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    Ok(response)
+}

@@ -1,0 +1,119 @@
+//! Opening a stream: what has to be so before the first byte (D5, I6, I8).
+//!
+//! Order: choose the encoding; wait until this node was proved fresh once; find the environment,
+//! and do not deny one that this node may only not have seen yet; wait until this node has what
+//! the client already has, or refuse so that the client tries another node. Everything after the
+//! first byte is the hub's.
+//!
+//! A node beyond the staleness bound still opens streams: every message says how old it may be,
+//! and a client that knows nothing yet is served better by something marked stale than by nothing.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use futures_util::StreamExt;
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use pennon_evaluator::Version;
+use pennon_evaluator::wire::{MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Decided};
+use super::call::Call;
+use super::parse;
+use super::problem::{Problem, Slug};
+use crate::core::Core;
+use crate::hub::{Encoding, Hub, Subscription};
+use pennon_raft_store::command::ObjectId;
+
+/// The longest id of a client, in bytes.
+pub(crate) const CLIENT_LEN_MAX: usize = 256;
+
+/// Opens a stream.
+pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
+    let environment = call.environment()?;
+    let Some(encoding) = parse::stream_encoding(call.header("Accept")?) else {
+        let detail = format!(
+            "a stream is {MEDIA_TYPE_EVENTS} or {MEDIA_TYPE_FRAMES}; name one of them in Accept"
+        );
+        return Err(Problem::new(Slug::NotAcceptable, detail));
+    };
+    check_client(&call)?;
+    let core = call.core()?;
+    let since = since(&call, core)?;
+    let deadline = Instant::now() + call.wait()?;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    core.proved(left()).await.map_err(|_| Problem::unproved())?;
+    let settings = match Core::environment(&core.view(), &environment) {
+        Some(settings) => settings,
+        None => {
+            let view = core
+                .confirmed(left())
+                .await
+                .map_err(|why| Problem::read(&why))?;
+            let decided = Decided {
+                version: view.version(),
+                fresh_at: core.fresh_at(),
+            };
+            let missing = || {
+                Problem::missing(&ObjectId::environment_object(environment.shared()))
+                    .decided(decided)
+            };
+            Core::environment(&view, &environment).ok_or_else(missing)?
+        }
+    };
+    if let Some(since) = since {
+        core.at_least(since, left())
+            .await
+            .map_err(|why| Problem::read(&why))?; // I6
+    }
+    let fresh_at = core.fresh_at();
+    let decided = Decided {
+        version: core.view().version(),
+        fresh_at,
+    };
+    let staleness_bound = super::read::bound_of(&settings);
+    let subscription = Subscription {
+        environment,
+        since,
+        encoding,
+        staleness_bound,
+    };
+    let messages = Hub::open(core, subscription, call.started()).map(Ok::<_, Infallible>);
+    let content_type = match encoding {
+        Encoding::Frames => MEDIA_TYPE_FRAMES,
+        Encoding::Events => MEDIA_TYPE_EVENTS,
+    };
+    Ok(
+        Answer::new(StatusCode::OK, content_type, Body::from_stream(messages))
+            .decided(decided)
+            .header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+            .header(
+                HeaderName::from_static("x-accel-buffering"),
+                HeaderValue::from_static("no"),
+            ),
+    )
+}
+
+/// The version the client has of this cluster. A reconnecting EventSource repeats the query it
+/// began with and adds the id it saw last, which is the newer one.
+fn since(call: &Call, core: &Core) -> Result<Option<Version>, Problem> {
+    let since = call
+        .version("since")?
+        .max(call.version_header("Last-Event-ID")?);
+    let foreign = match call.param("cluster") {
+        None => false,
+        Some(cluster) => cluster != core.cluster().to_string(),
+    };
+    // Versions of another cluster say nothing here: the client gets everything, and decides.
+    Ok(since.filter(|_| !foreign))
+}
+
+fn check_client(call: &Call) -> Result<(), Problem> {
+    match call.param("client") {
+        Some(client) if client.is_empty() || client.len() > CLIENT_LEN_MAX => Err(
+            Problem::parameter("client", format!("must have 1 to {CLIENT_LEN_MAX} bytes")),
+        ),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,24 @@
+//! One node of a Pennon cluster: consensus, the Writer, streams, the HTTP surface.
+//!
+//! ```text
+//!  http/ ──► Core ──► Writer (leader) ──► Raft ──► View ──► Hub ──► streams
+//!    │         └────► Confirm (ReadIndex) ──────────┘
+//!  peer  ◄──────────── other nodes: Raft messages, forwarded writes, read-index, formation
+//! ```
+//!
+//! Every source of IO, time and randomness is handed in (`net`, `clock`, `Surroundings`), so that
+//! the whole node runs in a simulation.
+
+pub mod cli;
+pub mod clock;
+pub mod confirm;
+pub mod core;
+pub mod formation;
+pub mod http;
+pub mod hub;
+pub mod net;
+pub mod peer;
+pub mod server;
+pub mod settings;
+mod verify;
+pub mod writer;

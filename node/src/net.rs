@@ -1,0 +1,390 @@
+//! Connections, handed in: TCP for real, memory for a simulation.
+//!
+//! Everything above is generic over what a [`Listen`] accepts and a [`Connect`] opens (D10).
+//! [`Stalling`] cuts a connection whose other side stops reading for too long: hyper has no limit
+//! of its own there, and a reader that stalls for ever must not keep a stream for ever.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
+
+/// A future that can be stored.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One connection, whatever it runs over.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+
+/// A connection that can be stored.
+pub type BoxedIo = Box<dyn Io>;
+
+/// Accepts connections.
+pub trait Listen: Send + 'static {
+    /// Waits for the next connection and says where it comes from.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxedIo, String)>>;
+
+    /// Where others reach this, `host:port`.
+    fn address(&self) -> String;
+}
+
+/// Opens connections.
+pub trait Connect: Send + Sync + 'static {
+    /// Connects to `host:port`. The caller sets the deadline.
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<BoxedIo>>;
+}
+
+/// Connects by TCP, without delay of small packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnect;
+
+impl Connect for TcpConnect {
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<BoxedIo>> {
+        let address = address.to_owned();
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as BoxedIo)
+        })
+    }
+}
+
+impl Listen for TcpListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxedIo, String)>> {
+        Box::pin(async move {
+            let (stream, from) = TcpListener::accept(self).await?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream) as BoxedIo, from.to_string()))
+        })
+    }
+
+    fn address(&self) -> String {
+        self.local_addr()
+            .map_or_else(|_| String::new(), |address| address.to_string())
+    }
+}
+
+/// Bytes in flight in one direction of a connection in memory.
+const MEMORY_BUFFER_LEN: usize = 64 * 1024;
+
+/// Connections waiting to be accepted in memory.
+const MEMORY_BACKLOG_LEN: usize = 256;
+
+/// A network in memory. Addresses are `host:port`, hosts are names. A host that is cut reaches
+/// nobody and is reached by nobody; an address that is cut is not reached. Their connections end.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork {
+    wires: Arc<Mutex<Wires>>,
+    /// The host that connects; none is outside of all cuts.
+    origin: Option<String>,
+}
+
+/// Where a listener in memory takes its connections from.
+type Accepting = mpsc::Sender<(BoxedIo, String)>;
+
+#[derive(Default)]
+struct Wires {
+    listeners: BTreeMap<String, Accepting>,
+    cuts: BTreeMap<String, watch::Sender<bool>>,
+}
+
+impl Wires {
+    fn cut(&mut self, host: &str) -> &watch::Sender<bool> {
+        self.cuts
+            .entry(host.to_owned())
+            .or_insert_with(|| watch::channel(false).0)
+    }
+}
+
+impl MemoryNetwork {
+    /// Makes an empty network.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same network as seen from a host.
+    pub fn at(&self, host: &str) -> Self {
+        Self {
+            wires: self.wires.clone(),
+            origin: Some(host.to_owned()),
+        }
+    }
+
+    /// Listens at an address; replaces an earlier listener there.
+    pub fn listen(&self, address: &str) -> MemoryListener {
+        let (accepting, incoming) = mpsc::channel(MEMORY_BACKLOG_LEN);
+        self.wires().listeners.insert(address.to_owned(), accepting);
+        MemoryListener {
+            address: address.to_owned(),
+            incoming,
+        }
+    }
+
+    /// Cuts a host or a single address off, or joins it again.
+    pub fn cut(&self, host_or_address: &str, cut: bool) {
+        self.wires().cut(host_or_address).send_replace(cut);
+    }
+
+    fn wires(&self) -> std::sync::MutexGuard<'_, Wires> {
+        self.wires.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, address: &str) -> io::Result<(Accepting, Vec<watch::Receiver<bool>>)> {
+        let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
+        let target = address.split(':').next().unwrap_or_default();
+        let mut wires = self.wires();
+        let ends = self.origin.as_deref().into_iter().chain([target, address]);
+        let cuts: Vec<_> = ends.map(|host| wires.cut(host).subscribe()).collect();
+        if cuts.iter().any(|cut| *cut.borrow()) {
+            return Err(refused(format!("{address} is cut off")));
+        }
+        let accepting = wires.listeners.get(address).cloned();
+        accepting
+            .map(|accepting| (accepting, cuts))
+            .ok_or_else(|| refused(format!("nobody listens at {address}")))
+    }
+}
+
+impl Connect for MemoryNetwork {
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<BoxedIo>> {
+        let (network, address) = (self.clone(), address.to_owned());
+        Box::pin(async move {
+            let (accepting, cuts) = network.open(&address)?;
+            let (here, there) = tokio::io::duplex(MEMORY_BUFFER_LEN);
+            let there = Box::new(Cuttable::new(there, cuts.clone())) as BoxedIo;
+            accepting
+                .send((there, "memory".into()))
+                .await
+                .map_err(|_| {
+                    io::Error::new(
+                        io::ErrorKind::ConnectionRefused,
+                        format!("{address} stopped"),
+                    )
+                })?;
+            Ok(Box::new(Cuttable::new(here, cuts)) as BoxedIo)
+        })
+    }
+}
+
+/// Accepts connections in memory.
+pub struct MemoryListener {
+    address: String,
+    incoming: mpsc::Receiver<(BoxedIo, String)>,
+}
+
+impl Listen for MemoryListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxedIo, String)>> {
+        Box::pin(async move {
+            self.incoming
+                .recv()
+                .await
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "listener replaced"))
+        })
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+}
+
+/// A connection in memory that ends when either of its hosts is cut.
+struct Cuttable {
+    inner: DuplexStream,
+    cut: BoxFuture<'static, ()>,
+    ended: bool,
+}
+
+impl Cuttable {
+    fn new(inner: DuplexStream, cuts: Vec<watch::Receiver<bool>>) -> Self {
+        let cut = Box::pin(async move {
+            let each = cuts.into_iter().map(|mut cut| {
+                Box::pin(async move {
+                    // Also when the network is gone for good.
+                    let _ = cut.wait_for(|cut| *cut).await;
+                })
+            });
+            futures_util::future::select_all(each).await;
+        });
+        Self {
+            inner,
+            cut,
+            ended: false,
+        }
+    }
+
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.ended || self.cut.as_mut().poll(context).is_ready() {
+            self.ended = true;
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, "cut"));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Cuttable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Cuttable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// Ends a connection whose other side takes nothing for `max` while there is something to send.
+pub struct Stalling<T> {
+    inner: T,
+    max: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Stalling<T> {
+    /// Wraps a connection.
+    pub fn new(inner: T, max: Duration) -> Self {
+        Self {
+            inner,
+            max,
+            waiting: None,
+        }
+    }
+
+    fn stalled<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        poll: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if poll.is_ready() {
+            self.waiting = None;
+            return poll;
+        }
+        let max = self.max;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(max)));
+        ready!(waiting.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the other side stopped reading",
+        )))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Stalling<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Stalling<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.stalled(context, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write_vectored(context, bytes);
+        self.stalled(context, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.inner).poll_flush(context);
+        self.stalled(context, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cut_host_refuses_and_its_connections_end() {
+        let network = MemoryNetwork::new();
+        let mut listener = network.listen("a:1");
+        let mut out = network.connect("a:1").await.unwrap();
+        let (mut inside, _) = listener.accept().await.unwrap();
+        out.write_all(b"x").await.unwrap();
+        assert_eq!(inside.read_u8().await.unwrap(), b'x');
+        network.cut("a", true);
+        assert_eq!(
+            inside.read_u8().await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
+        assert!(network.connect("a:1").await.is_err());
+        network.cut("a", false);
+        assert!(network.connect("a:1").await.is_ok());
+        network.cut("b", true);
+        assert!(
+            network.at("b").connect("a:1").await.is_err(),
+            "a cut host reaches nobody"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stops_is_cut_and_a_slow_one_is_not() {
+        let (here, mut there) = tokio::io::duplex(4);
+        let mut here = Stalling::new(here, Duration::from_secs(30));
+        let reader = tokio::spawn(async move {
+            let mut got = [0; 8];
+            for byte in &mut got {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                *byte = there.read_u8().await.unwrap();
+            }
+            (got, there)
+        });
+        here.write_all(b"12345678").await.unwrap();
+        let (got, _there) = reader.await.unwrap();
+        assert_eq!(&got, b"12345678");
+        let stalled = here.write_all(b"12345678").await.unwrap_err();
+        assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,619 @@
+//! What nodes do for each other, on a listener of its own: Raft messages, forwarded writes,
+//! read-index, status, and the formation of the cluster.
+//!
+//! Bodies are bincode behind the format tag, length and crc of `codec`, over HTTP/1.1 with kept
+//! connections. Every request is bounded in size and every call has a deadline. A forwarded write
+//! says whether it certainly was not sent; everything else has an unknown outcome.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pennon_evaluator::Version;
+use pennon_raft_store::codec;
+use pennon_raft_store::command::{ClusterId, Outcome};
+use pennon_raft_store::plan::ChangeRequest;
+use pennon_raft_store::raft::{self, CallError, Member, MemberStatus, PeerTransport, Role, Rpc};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::core::{ClusterView, Core, MemberView};
+use crate::formation::{Hello, Invitation};
+use crate::net::{BoxFuture, BoxedIo, Connect};
+use crate::writer::Written;
+
+/// Longest body taken from a peer, in bytes: an entry of the largest batch with room to spare.
+pub const BODY_LEN_MAX: usize = 256 << 20;
+
+/// Longest wait for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// Idle connections kept per peer.
+const IDLE_CONNECTIONS_MAX: usize = 16;
+
+const FORMAT: u8 = 1;
+
+/// What a node says of itself to the others, many times a second if need be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its node id.
+    pub node: u64,
+    /// The version it has applied.
+    pub version: Version,
+    /// The digest over everything at that version (I4).
+    pub digest: u128,
+    /// How far it may lag behind at most, in milliseconds; `None` before the first proof.
+    pub staleness_ms: Option<u64>,
+    /// Open streams.
+    pub streams: u64,
+    /// Its release.
+    pub release: String,
+    /// Its part, as a word.
+    pub role: String,
+    /// What it found wrong with itself.
+    pub complaint: Option<String>,
+}
+
+/// Why a call to a peer has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PeerError {
+    /// It was certainly not sent.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// It may have arrived.
+    #[error("no answer: {0}")]
+    Unanswered(String),
+}
+
+/// A forwarded write's answer, as it travels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum WriteReply {
+    Outcome(Outcome),
+    NotLeader,
+    Busy,
+    Unknown,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Announcement {
+    cluster: ClusterId,
+    node: u64,
+    member: Member,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct WriteCall {
+    cluster: ClusterId,
+    within_ms: u64,
+    request: ChangeRequest,
+}
+
+/// Calls other nodes. Cheap to clone.
+#[derive(Clone)]
+pub struct PeerClient {
+    http: Client<Connector, Full<Bytes>>,
+    cluster: ClusterId,
+    /// Where members were found (value) who are not where the membership says (key).
+    found: Arc<RwLock<BTreeMap<Member, String>>>,
+}
+
+impl PeerClient {
+    /// Makes a client that connects by `connect`.
+    pub fn new(connect: Arc<dyn Connect>, cluster: ClusterId) -> Self {
+        Self {
+            http: http_client(connect),
+            cluster,
+            found: Arc::default(),
+        }
+    }
+
+    /// Notes where a member of this name was found, if that is not where the membership says.
+    pub(crate) fn learn(&self, members: &[MemberStatus], seen: &Member) {
+        let stored = members
+            .iter()
+            .map(|member| &member.member)
+            .find(|member| member.name == seen.name);
+        if let Some(stored) = stored.filter(|stored| stored.peer != seen.peer) {
+            let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
+            found.insert(stored.clone(), seen.peer.clone());
+        }
+    }
+
+    /// Where to reach a member.
+    fn address(&self, member: &Member) -> String {
+        let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
+        found.get(member).unwrap_or(&member.peer).clone()
+    }
+
+    /// Tells the leader where this node is; true when the membership says so now.
+    pub(crate) async fn announce(
+        &self,
+        leader: &MemberStatus,
+        node: u64,
+        member: &Member,
+        within: Duration,
+    ) -> bool {
+        let body = Announcement {
+            cluster: self.cluster,
+            node,
+            member: member.clone(),
+        };
+        let deadline = Instant::now() + within;
+        call(
+            &self.http,
+            &self.address(&leader.member),
+            "announce",
+            &body,
+            deadline,
+        )
+        .await
+        .unwrap_or(false)
+    }
+
+    /// Asks the leader for the index that everything committed so far is at or below.
+    ///
+    /// # Errors
+    /// When it does not answer, does not lead, or has no quorum.
+    pub async fn read_index(
+        &self,
+        leader: &MemberStatus,
+        within: Duration,
+    ) -> Result<u64, PeerError> {
+        let deadline = Instant::now() + within;
+        let index: Option<u64> = call(
+            &self.http,
+            &self.address(&leader.member),
+            "read-index",
+            &self.cluster,
+            deadline,
+        )
+        .await?;
+        index.ok_or_else(|| PeerError::Unanswered("it has no quorum or does not lead".into()))
+    }
+
+    /// Forwards a write to the leader, once.
+    pub(crate) async fn write(
+        &self,
+        leader: &MemberStatus,
+        request: &ChangeRequest,
+        deadline: Instant,
+    ) -> Result<Written, PeerError> {
+        let within_ms = deadline
+            .saturating_duration_since(Instant::now())
+            .as_millis() as u64;
+        let body = WriteCall {
+            cluster: self.cluster,
+            within_ms,
+            request: request.clone(),
+        };
+        let reply = call(
+            &self.http,
+            &self.address(&leader.member),
+            "write",
+            &body,
+            deadline,
+        )
+        .await?;
+        Ok(match reply {
+            WriteReply::Outcome(outcome) => Written::Outcome(outcome),
+            WriteReply::NotLeader => Written::NotLeader,
+            WriteReply::Busy => Written::Busy,
+            WriteReply::Unknown => Written::Unknown,
+        })
+    }
+
+    async fn status(&self, member: &Member, deadline: Instant) -> Option<PeerStatus> {
+        call(
+            &self.http,
+            &self.address(member),
+            "status",
+            &self.cluster,
+            deadline,
+        )
+        .await
+        .ok()
+    }
+}
+
+impl PeerTransport for PeerClient {
+    fn call(
+        &self,
+        to: &Member,
+        rpc: Rpc,
+        body: Bytes,
+        deadline: Duration,
+    ) -> raft::BoxFuture<Result<Bytes, CallError>> {
+        let (http, path) = (self.http.clone(), format!("raft/{}", rpc.as_str()));
+        let address = self.address(to);
+        Box::pin(async move {
+            match tokio::time::timeout(deadline, post(&http, &address, &path, body)).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(PeerError::NotSent(why))) => Err(CallError::Unreachable(why)),
+                Ok(Err(PeerError::Unanswered(why))) => Err(CallError::Refused(why)),
+                Err(_) => Err(CallError::Timeout(deadline)),
+            }
+        })
+    }
+}
+
+/// Asks whoever listens at an address who it is, before there is a cluster.
+pub(crate) struct Greeter {
+    http: Client<Connector, Full<Bytes>>,
+}
+
+impl Greeter {
+    pub(crate) fn new(connect: Arc<dyn Connect>) -> Self {
+        Self {
+            http: http_client(connect),
+        }
+    }
+
+    pub(crate) async fn hello(&self, address: &str, within: Duration) -> Result<Hello, PeerError> {
+        call(&self.http, address, "hello", &(), Instant::now() + within).await
+    }
+
+    /// Invites a node; Ok means that it stored the cluster id and runs its Raft.
+    pub(crate) async fn invite(
+        &self,
+        address: &str,
+        invitation: &Invitation,
+        within: Duration,
+    ) -> Result<(), String> {
+        let reply: Result<Result<(), String>, PeerError> = call(
+            &self.http,
+            address,
+            "join",
+            invitation,
+            Instant::now() + within,
+        )
+        .await;
+        reply.map_err(|why| why.to_string())?
+    }
+}
+
+async fn call<Q: Serialize, A: DeserializeOwned>(
+    http: &Client<Connector, Full<Bytes>>,
+    address: &str,
+    path: &str,
+    body: &Q,
+    deadline: Instant,
+) -> Result<A, PeerError> {
+    let body = codec::encode(FORMAT, body).map_err(|why| PeerError::NotSent(why.to_string()))?;
+    let answer = tokio::time::timeout_at(deadline, post(http, address, path, body)).await;
+    let answer = answer.map_err(|_| PeerError::Unanswered("the deadline passed".into()))??;
+    codec::decode(FORMAT, &answer).map_err(|why| PeerError::Unanswered(why.to_string()))
+}
+
+async fn post(
+    http: &Client<Connector, Full<Bytes>>,
+    address: &str,
+    path: &str,
+    body: Bytes,
+) -> Result<Bytes, PeerError> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{address}/peer/{path}"))
+        .body(Full::new(body))
+        .map_err(|why| PeerError::NotSent(why.to_string()))?;
+    let unanswered = |why: &dyn std::fmt::Display| PeerError::Unanswered(why.to_string());
+    let response =
+        http.request(request)
+            .await
+            .map_err(|why: ClientError| match why.is_connect() {
+                true => PeerError::NotSent(chain(&why)),
+                false => unanswered(&chain(&why)),
+            })?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), BODY_LEN_MAX)
+        .collect()
+        .await;
+    let body = body.map_err(|why| unanswered(&why))?.to_bytes();
+    if status != StatusCode::OK {
+        return Err(unanswered(&format!(
+            "{status}: {}",
+            String::from_utf8_lossy(&body)
+        )));
+    }
+    Ok(body)
+}
+
+fn chain(why: &dyn std::error::Error) -> String {
+    let mut text = why.to_string();
+    let mut source = why.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn http_client(connect: Arc<dyn Connect>) -> Client<Connector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .build(Connector { connect })
+}
+
+/// hyper's connector over ours.
+#[derive(Clone)]
+struct Connector {
+    connect: Arc<dyn Connect>,
+}
+
+impl tower::Service<http::Uri> for Connector {
+    type Response = PeerIo;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, std::io::Result<PeerIo>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: http::Uri) -> Self::Future {
+        let address = uri
+            .authority()
+            .map_or_else(String::new, ToString::to_string);
+        let connecting = self.connect.connect(&address);
+        Box::pin(async move {
+            let late = |_| {
+                std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    format!("no connection to {address}"),
+                )
+            };
+            let io = tokio::time::timeout(CONNECT_MAX, connecting)
+                .await
+                .map_err(late)??;
+            Ok(PeerIo(TokioIo::new(io)))
+        })
+    }
+}
+
+/// A connection as hyper's pool wants it.
+struct PeerIo(TokioIo<BoxedIo>);
+
+impl Connection for PeerIo {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for PeerIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl Write for PeerIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// What a node does when a peer calls it. Implemented by the server, which exists before there is
+/// a Raft.
+pub(crate) trait Answering: Send + Sync + 'static {
+    fn core(&self) -> Option<Arc<Core>>;
+    fn hello(&self) -> Hello;
+    fn join(&self, invitation: Invitation) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Answers one call of a peer: 200 with a body, or a status with one line of text.
+pub(crate) async fn answer(
+    node: &dyn Answering,
+    path: &str,
+    body: &[u8],
+) -> Result<Bytes, (StatusCode, String)> {
+    let bad = |why: codec::Unreadable| (StatusCode::BAD_REQUEST, why.to_string());
+    match path {
+        "hello" => return codec::encode(FORMAT, &node.hello()).map_err(bad),
+        "join" => {
+            let invitation = codec::decode(FORMAT, body).map_err(bad)?;
+            return codec::encode(FORMAT, &node.join(invitation).await).map_err(bad);
+        }
+        _ => {}
+    }
+    let Some(core) = node.core() else {
+        return Err((
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this node does not belong to a cluster yet".into(),
+        ));
+    };
+    if let Some(rpc) = path.strip_prefix("raft/") {
+        let rpc = Rpc::ALL.into_iter().find(|known| known.as_str() == rpc);
+        let Some(rpc) = rpc else {
+            return Err((StatusCode::NOT_FOUND, "no such message".into()));
+        };
+        return core
+            .raft
+            .serve(rpc, body)
+            .await
+            .map_err(|why| (StatusCode::CONFLICT, why));
+    }
+    let ours = |cluster: ClusterId| {
+        let why = || {
+            format!(
+                "this node belongs to cluster {}, the caller to {cluster}",
+                core.cluster()
+            )
+        };
+        if cluster == core.cluster() {
+            Ok(())
+        } else {
+            Err((StatusCode::CONFLICT, why()))
+        }
+    };
+    match path {
+        "read-index" => {
+            ours(codec::decode(FORMAT, body).map_err(bad)?)?;
+            let index = core.raft.read_index().await.ok().map(|id| id.index);
+            codec::encode(FORMAT, &index).map_err(bad)
+        }
+        "status" => {
+            ours(codec::decode(FORMAT, body).map_err(bad)?)?;
+            codec::encode(FORMAT, &own_status(&core)).map_err(bad)
+        }
+        "announce" => {
+            let call: Announcement = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(call.cluster)?;
+            core.peers.learn(&core.status().members, &call.member);
+            let stored = core.raft.set_member(call.node, call.member).await.is_ok();
+            codec::encode(FORMAT, &stored).map_err(bad)
+        }
+        "write" => {
+            let call: WriteCall = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(call.cluster)?;
+            let deadline = Instant::now() + Duration::from_millis(call.within_ms);
+            let reply = match core.writer.write(Arc::new(call.request), deadline).await {
+                Written::Outcome(outcome) => WriteReply::Outcome(outcome),
+                Written::NotLeader => WriteReply::NotLeader,
+                Written::Busy => WriteReply::Busy,
+                Written::Unknown => WriteReply::Unknown,
+            };
+            codec::encode(FORMAT, &reply).map_err(bad)
+        }
+        _ => Err((StatusCode::NOT_FOUND, "no such call".into())),
+    }
+}
+
+/// What this node says of itself.
+pub(crate) fn own_status(core: &Core) -> PeerStatus {
+    let view = core.view();
+    PeerStatus {
+        node: core.node,
+        version: view.version(),
+        digest: view.digest().get(),
+        staleness_ms: core.staleness().map(|age| age.as_millis() as u64),
+        streams: core.hub.streams(),
+        release: env!("CARGO_PKG_VERSION").into(),
+        role: core.status().role.as_str().into(),
+        complaint: core.complaint(),
+    }
+}
+
+/// Asks every member how it is.
+pub(crate) async fn cluster_view(core: &Core, within: Duration) -> ClusterView {
+    let status = core.status();
+    let deadline = Instant::now() + within;
+    let members = join_all(status.members.iter().map(|member| async {
+        let said = match member.id == core.node {
+            true => Some(own_status(core)),
+            false => core.peers.status(&member.member, deadline).await,
+        };
+        let role = match (said.as_ref().map(|said| said.role.as_str()), member.voter) {
+            (Some("leader"), _) => Role::Leader,
+            (_, false) => Role::Learner,
+            // Who does not answer was perhaps the leader; now it leads nobody that we can see.
+            (_, true) => Role::Follower,
+        };
+        MemberView {
+            id: member.id,
+            name: member.member.name.clone(),
+            api: member.member.api.clone(),
+            peer: member.member.peer.clone(),
+            role,
+            voter: member.voter,
+            said,
+        }
+    }))
+    .await;
+    let (failure_tolerance, verdict) = verdict(status.leader, &members);
+    ClusterView {
+        cluster: core.cluster(),
+        leader: status.leader,
+        term: status.term,
+        version: core.view().version(),
+        failure_tolerance,
+        verdict,
+        members,
+    }
+}
+
+/// How many more voters may fail, and one sentence for people.
+fn verdict(leader: Option<u64>, members: &[MemberView]) -> (i64, String) {
+    let voters = members.iter().filter(|member| member.voter).count() as i64;
+    let alive = members
+        .iter()
+        .filter(|member| member.voter && member.said.is_some())
+        .count() as i64;
+    let quorum = voters / 2 + 1;
+    let tolerance = alive - quorum;
+    let silent: Vec<_> = members
+        .iter()
+        .filter(|member| member.said.is_none())
+        .map(|member| member.name.as_str())
+        .collect();
+    let mut by_version: BTreeMap<Version, u128> = BTreeMap::new();
+    let differs = members
+        .iter()
+        .filter_map(|member| member.said.as_ref())
+        .any(|said| {
+            *by_version.entry(said.version).or_insert(said.digest) != said.digest // I4
+        });
+    let complaint = members.iter().find_map(|member| {
+        let complaint = member.said.as_ref()?.complaint.as_ref()?;
+        Some(format!("{}: {complaint}", member.name))
+    });
+    let verdict = if let Some(complaint) = complaint {
+        complaint // I4
+    } else if differs {
+        "DIVERGED: two nodes have different state at the same version; keep both data directories and report it".into()
+    } else if tolerance < 0 {
+        format!(
+            "no quorum: {alive} of {voters} voters answer, {quorum} are needed; writes are refused"
+        )
+    } else if members
+        .iter()
+        .any(|member| Some(member.id) == leader && member.said.is_none())
+    {
+        format!(
+            "no answer from the leader; the others elect another. {} of {voters} voters answer",
+            alive
+        )
+    } else if leader.is_none() {
+        "no leader at the moment; an election is under way".into()
+    } else if !silent.is_empty() {
+        format!(
+            "degraded: no answer from {}; {tolerance} more may fail",
+            silent.join(", ")
+        )
+    } else {
+        "healthy".into()
+    };
+    (tolerance, verdict)
+}

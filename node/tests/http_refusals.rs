@@ -1,0 +1,286 @@
+//! Refusals of what is wrong in a request or a value: each is a problem document that names the
+//! place. `http_support` holds every answer against `/openapi.json`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+mod http_support;
+
+use http_support::{Api, flag, furnished, serving};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn requests_that_are_wrong_in_themselves() {
+    let (node, api) = furnished().await;
+    let json_type = [("if-match", "*"), ("content-type", "application/json")];
+    let malformed = api
+        .raw("PUT", "/v1/flags/a", &json_type, "{\n  \"type\": nope }")
+        .await
+        .problem(400, "validation");
+    assert_eq!(
+        (
+            malformed.json["line"].as_u64(),
+            malformed.json["column"].as_u64()
+        ),
+        (Some(2), Some(12))
+    );
+    api.raw("PUT", "/v1/flags/a", &json_type, "")
+        .await
+        .problem(400, "validation");
+    let twice = r#"{"type":"boolean","variants":{"on":true,"off":false},"off_variant":"off","tags":["x"],"tags":[]}"#;
+    let twice = api
+        .raw("PUT", "/v1/flags/a", &json_type, twice)
+        .await
+        .problem(400, "validation");
+    assert!(
+        twice.text.contains("given twice") && twice.json["line"] == 1,
+        "{}",
+        twice.text
+    );
+    api.raw("PUT", "/v1/flags/a", &json_type, &b"\"\xff\""[..])
+        .await
+        .problem(400, "validation");
+    let form = [
+        ("if-match", "*"),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ];
+    api.raw("PUT", "/v1/flags/a", &form, "{}")
+        .await
+        .problem(415, "unsupported-media-type");
+
+    for path in [
+        "/",
+        "/v1",
+        "/v1/flag",
+        "/v1/flags/",
+        "/v1/flags/a/",
+        "/v1/environments/prod/flags/a",
+        "/nope?x=1",
+    ] {
+        api.get(path).await.problem(404, "not-found");
+    }
+    api.send("POST", "/v1/environments/prod/flags/a:explode", &[], None)
+        .await
+        .problem(404, "not-found");
+    api.send("POST", "/v1/environments/prod/flags/:enable", &[], None)
+        .await
+        .problem(404, "not-found");
+    let wrong = api
+        .send("PATCH", "/v1/flags/a", &[], None)
+        .await
+        .problem(405, "method-not-allowed");
+    assert_eq!(wrong.header("allow"), "GET, PUT, DELETE, HEAD, OPTIONS");
+    let wrong = api
+        .get("/v1/environments/prod/flags/a:enable")
+        .await
+        .problem(405, "method-not-allowed");
+    assert_eq!(wrong.header("allow"), "POST, OPTIONS");
+
+    let faults = api.get("/v1/flags?limt=3").await.problem(400, "validation");
+    let message = faults.json["faults"][0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("limit, after, consistency, min_version, wait"),
+        "{message}"
+    );
+    for query in [
+        "limit=1&limit=2",
+        "after=%zz",
+        "consistency=sometimes",
+        "min_version=-1",
+        "wait=5",
+        "wait=2h",
+    ] {
+        api.get(&format!("/v1/flags?{query}"))
+            .await
+            .problem(400, "validation");
+    }
+    for path in [
+        "/v1/flags/a%20b",
+        "/v1/flags/%2",
+        "/v1/flags/%ff",
+        "/v1/flags/f%C3%BCr",
+    ] {
+        api.get(path).await.problem(400, "validation");
+    }
+    let long = "k".repeat(257);
+    api.get(&format!("/v1/flags/{long}"))
+        .await
+        .problem(400, "validation");
+    for (name, value) in [
+        ("if-match", "7"),
+        ("if-match", "W/\"7\""),
+        ("if-match", "\"7\", \"8\""),
+        ("if-match", "\"x\""),
+        ("if-none-match", "\"7\""),
+        ("idempotency-key", "a b"),
+        ("pennon-actor", ""),
+    ] {
+        let headers = [(name, value), ("if-match", "*")];
+        let headers = if name.starts_with("if-") {
+            &headers[..1]
+        } else {
+            &headers[..]
+        };
+        let refused = api
+            .send("PUT", "/v1/flags/a", headers, Some(flag()))
+            .await
+            .problem(400, "validation");
+        assert!(
+            refused.json["faults"][0]["header"].is_string(),
+            "{}",
+            refused.text
+        );
+    }
+    let both = [("if-match", "\"7\""), ("if-none-match", "*")];
+    api.send("PUT", "/v1/flags/a", &both, Some(flag()))
+        .await
+        .problem(400, "validation");
+    let key = "k".repeat(256);
+    let headers = [("if-match", "*"), ("idempotency-key", key.as_str())];
+    api.send("PUT", "/v1/flags/a", &headers, Some(flag()))
+        .await
+        .problem(400, "validation");
+    for query in ["timeout=0s", "timeout=61s"] {
+        let path = format!("/v1/flags/a?{query}");
+        api.send("PUT", &path, &[("if-match", "*")], Some(flag()))
+            .await
+            .problem(400, "validation");
+    }
+    api.send(
+        "POST",
+        "/v1/environments/prod/flags/a:enable",
+        &[],
+        Some(json!({"on": 1})),
+    )
+    .await
+    .problem(400, "validation");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let (node, api) = Api::single().await;
+    let description = "x".repeat(64 << 10);
+    let headers = [("if-none-match", "*")];
+    let large = json!({"description": description});
+    let refused = api
+        .send("PUT", "/v1/environments/e", &headers, Some(large))
+        .await
+        .problem(413, "too-large");
+    assert_eq!(refused.json["limit_bytes"], 64 << 10);
+    let fits = json!({"description": "x".repeat(60 << 10)});
+    api.send("PUT", "/v1/environments/e", &headers, Some(fits))
+        .await
+        .ok();
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn values_that_cannot_be_accepted() {
+    let (node, api) = furnished().await;
+    let policy = "/v1/environments/prod/policies/a";
+    let refused = |value: Value, pointer: &'static str| {
+        let api = &api;
+        async move {
+            let reply = api.replace(policy, value).await.problem(400, "validation");
+            assert!(
+                reply.pointers().contains(&pointer),
+                "{pointer}: {}",
+                reply.text
+            );
+        }
+    };
+    refused(json!([]), "").await;
+    refused(
+        json!({"enabled": true, "default": {"variant": "on"}, "defualt": 1}),
+        "/defualt",
+    )
+    .await;
+    refused(
+        json!({"enabled": "yes", "default": {"variant": "on"}}),
+        "/enabled",
+    )
+    .await;
+    refused(serving("maybe"), "/default/variant").await;
+    let weights = json!([{"variant": "on", "weight": 0}, {"variant": "off", "weight": 0}]);
+    refused(
+        json!({"enabled": true, "default": {"rollout": {"weights": weights}}}),
+        "/default/rollout/weights",
+    )
+    .await;
+    let mut unknown = serving("on");
+    unknown["prerequisites"] = json!([{"flag": "nobody", "variants": ["on"]}]);
+    refused(unknown, "/prerequisites/0/flag").await;
+    let mut segment = serving("on");
+    segment["rules"] =
+        json!([{"when": [{"op": "in_segment", "values": ["nobody"]}], "serve": {"variant": "on"}}]);
+    refused(segment, "/rules/0/when/0/values/0").await;
+
+    let mut on_b = serving("on");
+    on_b["prerequisites"] = json!([{"flag": "b/x:y", "variants": ["on"]}]);
+    api.replace(policy, on_b).await.ok();
+    let mut on_a = serving("on");
+    on_a["prerequisites"] = json!([{"flag": "a", "variants": ["on"]}]);
+    let cycle = api
+        .replace("/v1/environments/prod/policies/b%2Fx:y", on_a)
+        .await
+        .problem(400, "validation");
+    assert!(cycle.text.contains("cycle"), "{}", cycle.text);
+
+    let any = [("if-match", "*")];
+    let used = api
+        .send(
+            "DELETE",
+            "/v1/environments/prod/policies/b%2Fx:y",
+            &any,
+            None,
+        )
+        .await;
+    let used = used.problem(409, "reference-in-use");
+    assert_eq!(used.json["users"], json!(["policy a in prod"]));
+    api.send("DELETE", "/v1/environments/prod", &any, None)
+        .await
+        .problem(409, "reference-in-use");
+    api.send("DELETE", "/v1/flags/a", &any, None)
+        .await
+        .problem(409, "reference-in-use");
+
+    let mut salted = flag();
+    salted["salt"] = "other".into();
+    assert_eq!(
+        api.replace("/v1/flags/a", salted)
+            .await
+            .problem(400, "validation")
+            .pointers(),
+        ["/salt"]
+    );
+    let create = [("if-none-match", "*")];
+    let no_flag = api
+        .send(
+            "PUT",
+            "/v1/environments/prod/policies/none",
+            &create,
+            Some(serving("on")),
+        )
+        .await;
+    assert_eq!(
+        no_flag.problem(404, "not-found").json["missing"]["kind"],
+        "flag"
+    );
+    let nowhere = api
+        .send(
+            "PUT",
+            "/v1/environments/none/policies/a",
+            &create,
+            Some(serving("on")),
+        )
+        .await;
+    assert_eq!(
+        nowhere.problem(404, "not-found").json["missing"]["kind"],
+        "environment"
+    );
+    node.shutdown().await;
+}

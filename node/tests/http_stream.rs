@@ -1,0 +1,262 @@
+//! Streams over HTTP: what is said, in which encoding, from where a client resumes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+mod http_support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_support::{Api, PATIENCE, flag, serving};
+use hyper::body::Incoming;
+use pennon_evaluator::wire::{FrameDecoder, MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES, StreamMessage};
+use serde_json::{Value, json};
+
+const PATH: &str = "/v1/environments/e/stream";
+
+/// Events of an open stream.
+struct Events {
+    body: Incoming,
+    text: String,
+}
+
+/// One event: its name, its id, its data.
+#[derive(Debug)]
+struct Event {
+    name: String,
+    id: Option<u64>,
+    data: Value,
+}
+
+impl Events {
+    async fn open(api: &Api, path: &str, headers: &[(&str, &str)]) -> Self {
+        let response = api.open("GET", path, headers, Bytes::new()).await;
+        assert_eq!(response.status(), 200);
+        let header = |name: &str| response.headers()[name].to_str().unwrap();
+        assert_eq!(header("content-type"), MEDIA_TYPE_EVENTS);
+        assert_eq!(
+            (header("cache-control"), header("x-accel-buffering")),
+            ("no-store", "no")
+        );
+        assert!(header("pennon-version").parse::<u64>().is_ok());
+        Self {
+            body: response.into_body(),
+            text: String::new(),
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    event
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name))
+                        .map(str::to_owned)
+                };
+                let data: Value = serde_json::from_str(&field("data: ").unwrap()).unwrap();
+                assert!(
+                    data["open_ms"].is_u64() && data["fresh_age_ms"].is_u64(),
+                    "{data}"
+                );
+                let id = field("id: ").map(|id| id.parse().unwrap());
+                let event = Event {
+                    name: field("event: ").unwrap(),
+                    id,
+                    data,
+                };
+                self.text = rest.to_owned();
+                return event;
+            }
+            let frame = tokio::time::timeout(PATIENCE, self.body.frame())
+                .await
+                .expect("an event in time");
+            let data = frame
+                .expect("the stream goes on")
+                .unwrap()
+                .into_data()
+                .unwrap();
+            self.text.push_str(std::str::from_utf8(&data).unwrap());
+        }
+    }
+
+    /// The next event that is no heartbeat.
+    async fn news(&mut self) -> Event {
+        loop {
+            let event = self.next().await;
+            if event.name != "heartbeat" {
+                return event;
+            }
+        }
+    }
+}
+
+async fn furnished() -> (pennon_node::server::Node, Api) {
+    let (node, api) = Api::single().await;
+    api.create("/v1/environments/e", json!({"staleness_bound_ms": 1_000}))
+        .await;
+    api.create("/v1/flags/a", flag()).await;
+    api.create("/v1/environments/e/policies/a", serving("on"))
+        .await;
+    (node, api)
+}
+
+#[tokio::test]
+async fn events_are_hello_snapshot_delta_heartbeat_goodbye() {
+    let (node, api) = furnished().await;
+    let mut events = Events::open(&api, &format!("{PATH}?client=test"), &[("accept", "*/*")]).await;
+    let hello = events.next().await;
+    assert_eq!(
+        (hello.name.as_str(), &hello.data["intent"], hello.id),
+        ("hello", &json!("full"), None)
+    );
+    assert_eq!(
+        hello.data["cluster_id"],
+        api.get("/v1/cluster").await.json["cluster_id"]
+    );
+    let snapshot = events.next().await;
+    assert_eq!(
+        (
+            snapshot.name.as_str(),
+            snapshot.data["states"][0]["key"].as_str()
+        ),
+        ("snapshot", Some("a"))
+    );
+    assert_eq!(snapshot.id, snapshot.data["version"].as_u64());
+
+    let written = api
+        .replace("/v1/environments/e/policies/a", serving("off"))
+        .await
+        .ok();
+    let delta = events.news().await;
+    assert_eq!(
+        (delta.name.as_str(), &delta.data["to"]),
+        ("delta", &json!(written.version()))
+    );
+    assert_eq!(
+        delta.data["upserts"][0]["default"],
+        json!({"variant": "off"})
+    );
+    let newest = api.get("/v1/environments/e/snapshot").await.ok();
+    assert_eq!(delta.data["digest"], newest.json["digest"]);
+
+    let before = tokio::time::Instant::now();
+    let heartbeat = events.next().await;
+    assert_eq!(
+        (heartbeat.name.as_str(), heartbeat.id),
+        ("heartbeat", heartbeat.data["version"].as_u64())
+    );
+    assert!(before.elapsed() <= Duration::from_millis(1_000) / 3 + Duration::from_millis(500));
+    node.app().drain();
+    assert_eq!(events.news().await.name, "goodbye");
+    assert!(events.body.frame().await.is_none());
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stream_resumes_from_the_version_the_client_has() {
+    let (node, api) = furnished().await;
+    let version = api.get("/v1/environments/e/snapshot").await.version();
+    let cluster = api.get("/v1/cluster").await.json["cluster_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let hello = async |path: String, headers: &[(&str, &str)]| {
+        let hello = Events::open(&api, &path, headers).await.next().await;
+        hello.data["intent"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(hello(format!("{PATH}?since={version}"), &[]).await, "none");
+    assert_eq!(
+        hello(format!("{PATH}?since={version}&cluster={cluster}"), &[]).await,
+        "none"
+    );
+    assert_eq!(
+        hello(format!("{PATH}?since={version}&cluster=0"), &[]).await,
+        "full"
+    );
+    api.replace("/v1/environments/e/policies/a", serving("off"))
+        .await
+        .ok();
+    assert_eq!(
+        hello(format!("{PATH}?since={version}"), &[]).await,
+        "changes"
+    );
+    let newest = api
+        .get("/v1/environments/e/snapshot")
+        .await
+        .version()
+        .to_string();
+    let reconnect = [("last-event-id", newest.as_str())];
+    assert_eq!(
+        hello(format!("{PATH}?since={version}"), &reconnect).await,
+        "none"
+    );
+    assert_eq!(hello(format!("{PATH}?since=0"), &[]).await, "full");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn frames_carry_the_same_messages() {
+    let (node, api) = furnished().await;
+    let response = api
+        .open("GET", PATH, &[("accept", MEDIA_TYPE_FRAMES)], Bytes::new())
+        .await;
+    assert_eq!(response.headers()["content-type"], MEDIA_TYPE_FRAMES);
+    let mut body = response.into_body();
+    let (mut decoder, mut messages) = (FrameDecoder::default(), Vec::new());
+    while messages.len() < 2 {
+        let frame = tokio::time::timeout(PATIENCE, body.frame())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        decoder.push(&frame.into_data().unwrap());
+        while let Some((_, message)) = decoder.pull().unwrap() {
+            messages.push(message);
+        }
+    }
+    assert!(
+        matches!(&messages[0], StreamMessage::Hello { environment, .. } if environment.as_str() == "e")
+    );
+    let snapshot = messages
+        .swap_remove(1)
+        .into_snapshot(&"e".parse().unwrap())
+        .unwrap()
+        .unwrap();
+    assert_eq!(snapshot.states().len(), 1);
+    drop(body);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_streamed_is_refused_before_the_first_byte() {
+    let (node, api) = furnished().await;
+    let json_only = [("accept", "application/json")];
+    api.send("GET", PATH, &json_only, None)
+        .await
+        .problem(406, "not-acceptable");
+    api.get("/v1/environments/none/stream")
+        .await
+        .problem(404, "not-found");
+    api.get(&format!("{PATH}?since=9999&wait=20ms"))
+        .await
+        .problem(503, "not-fresh-enough");
+    api.get(&format!("{PATH}?since=x"))
+        .await
+        .problem(400, "validation");
+    api.get(&format!("{PATH}?client="))
+        .await
+        .problem(400, "validation");
+    api.get(&format!("{PATH}?client={}", "c".repeat(257)))
+        .await
+        .problem(400, "validation");
+    api.send("GET", PATH, &[("last-event-id", "x")], None)
+        .await
+        .problem(400, "validation");
+    node.shutdown().await;
+}
