@@ -267,7 +267,7 @@ impl Core {
     }
 
     /// Has the leader store where this node is; false when that did not work, for now.
-    pub(crate) async fn announce(&self, member: &Member, within: Duration) -> bool {
+    pub async fn store_member(&self, member: Member, within: Duration) -> bool {
         let status = self.status();
         let done = async {
             match status.leader_member() {
@@ -276,7 +276,11 @@ impl Core {
                     .set_member(self.node, member.clone())
                     .await
                     .is_ok(),
-                Some(leader) => self.peers.announce(leader, self.node, member, within).await,
+                Some(leader) => {
+                    self.peers
+                        .announce(leader, self.node, &member, within)
+                        .await
+                }
                 None => false,
             }
         };

@@ -486,6 +486,7 @@ mod tests {
         );
         assert_eq!(cursor.next(&machine, Duration::ZERO), Step::Wait(BEAT));
         assert_eq!(cursor.next(&machine, BEAT), Step::Heartbeat);
+        assert_eq!(cursor.next(&machine, BEAT), Step::Wait(2 * BEAT));
         // The heartbeat carried version 4: the next delta starts there.
         write(&mut machine, ObjectId::segment(e(), "t"), "{}");
         assert_eq!(

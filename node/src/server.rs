@@ -332,7 +332,7 @@ impl Shared {
                         core.peers.learn(&status.members, &hello.member);
                     }
                 }
-            } else if !known && core.announce(&self.member, FORMATION_MAX).await {
+            } else if !known && core.store_member(self.member.clone(), FORMATION_MAX).await {
                 tracing::info!(api = %self.member.api, peer = %self.member.peer, "told the cluster where this node is now");
             }
             tokio::time::sleep(INTRODUCTION_PAUSE).await;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use pennon_evaluator::Limits;
 use pennon_raft_store::codec;
 use pennon_raft_store::command::{Batch, Command, Item, Outcome};
+use pennon_raft_store::log::LogId;
 use pennon_raft_store::machine::{Answer, COMMAND_FORMAT, View};
 use pennon_raft_store::plan::{Ask, ChangeRequest, Draft, Planned};
 use pennon_raft_store::raft::{ProposeError, Raft, Role};
@@ -34,9 +35,6 @@ const BATCH_LEN_MAX: usize = 1024;
 
 /// JSON bytes in one batch at most, after its first change set.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-
-/// How often one change set is decided anew because the machine moved on under it.
-const TRIES_MAX: u32 = 10;
 
 /// Pause before asking again who leads.
 const LEADER_PAUSE: Duration = Duration::from_millis(25);
@@ -71,7 +69,6 @@ pub enum Written {
 struct Waiting {
     request: Arc<ChangeRequest>,
     deadline: Instant,
-    tries: u32,
     taken: Arc<AtomicU8>,
     answer: oneshot::Sender<Written>,
 }
@@ -119,7 +116,6 @@ impl Writer {
         match self.queue.try_send(Waiting {
             request,
             deadline,
-            tries: 0,
             taken: taken.clone(),
             answer,
         }) {
@@ -154,11 +150,19 @@ pub async fn submit(
         let status = raft.status();
         let written = match status.leader_member() {
             _ if status.role == Role::Leader => writer.write(request.clone(), deadline).await,
-            Some(leader) => match peers.write(leader, &request, deadline).await {
-                Ok(written) => written,
-                Err(PeerError::NotSent(_)) => Written::NotLeader,
-                Err(PeerError::Unanswered(_)) => Written::Unknown,
-            },
+            Some(leader) => {
+                let replaced = replaced(raft, leader.id);
+                let answered = tokio::select! {
+                    answered = peers.write(leader, &request, deadline) => answered,
+                    // A leader that was replaced may never answer, and need not: the next one knows.
+                    () = replaced, if repeatable => Err(PeerError::Unanswered("it was replaced".into())),
+                };
+                match answered {
+                    Ok(written) => written,
+                    Err(PeerError::NotSent(_)) => Written::NotLeader,
+                    Err(PeerError::Unanswered(_)) => Written::Unknown,
+                }
+            }
             None => Written::NotLeader,
         };
         match written {
@@ -176,6 +180,15 @@ pub async fn submit(
     } else {
         WriteError::NoQuorum
     })
+}
+
+/// Waits until somebody else leads than this node thought.
+async fn replaced(raft: &Raft, leader: u64) {
+    let mut statuses = raft.statuses();
+    let other = statuses.wait_for(|status| status.leader.is_some_and(|now| now != leader));
+    if other.await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 struct Task {
@@ -220,15 +233,17 @@ impl Task {
         let mut statuses = self.raft.statuses();
         let mut views = self.raft.views();
         loop {
-            let (leads, term) = {
+            let (leads, term, last) = {
                 let status = statuses.borrow_and_update();
-                (status.role == Role::Leader, status.term)
+                (status.role == Role::Leader, status.term, status.last_log)
             };
             if !leads {
                 return None;
             }
             let view = views.borrow_and_update().clone();
-            if view.applied().is_some_and(|id| id.term == term) {
+            // Nothing may be on its way either: it would raise the version under the batch.
+            let settled = |id: LogId| id.term == term && last.is_none_or(|last| last <= id.index);
+            if view.applied().is_some_and(settled) {
                 return Some(view);
             }
             tokio::select! {
@@ -339,16 +354,12 @@ impl Task {
         }
     }
 
-    /// The machine moved on between the decision and the entry: decide again, in the same order.
+    /// The machine moved on between the decision and the entry: decide again, in the same order,
+    /// as long as the callers wait.
     fn again(&mut self, decided: Vec<(Waiting, Outcome)>) {
-        for (mut waiting, _) in decided.into_iter().rev() {
-            waiting.tries += 1;
-            if waiting.tries < TRIES_MAX {
-                waiting.taken.store(QUEUED, Ordering::Release);
-                self.backlog.push_front(waiting);
-            } else {
-                let _ = waiting.answer.send(Written::Busy);
-            }
+        for (waiting, _) in decided.into_iter().rev() {
+            waiting.taken.store(QUEUED, Ordering::Release);
+            self.backlog.push_front(waiting);
         }
     }
 }

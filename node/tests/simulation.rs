@@ -619,3 +619,98 @@ async fn a_client_cut_off_with_its_node_marks_its_answers_stale_and_recovers() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_forwarded_write_with_a_request_id_outlives_the_leader_it_was_sent_to() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let (follower, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    let first = version_of(
+        &cluster
+            .core(leader)
+            .await
+            .write(first_writes(), WITHIN)
+            .await
+            .unwrap(),
+    );
+    // The leader is heard but cannot reach anybody: it takes the write and cannot commit it.
+    for at in [follower, third] {
+        cluster.network.cut(&peer(at), true);
+    }
+    let mut change = request(vec![put(ObjectId::flag("kept"), FLAG, Expected::Absent)]);
+    change.origin.request = Some(RequestId {
+        key: "outlives".into(),
+        fingerprint: 1,
+    });
+    let core = cluster.core(follower).await;
+    let sent = tokio::spawn({
+        let (core, change) = (core.clone(), change.clone());
+        async move { core.write(change, Duration::from_secs(60)).await }
+    });
+    let mut old = cluster.core(leader).await.statuses();
+    let taken = old.wait_for(|status| status.last_log.is_some_and(|index| index > first.get()));
+    assert!(
+        tokio::time::timeout(WITHIN, taken).await.is_ok(),
+        "the old leader has it in its log"
+    );
+    cluster.network.cut(&format!("n{leader}"), true);
+    for at in [follower, third] {
+        cluster.network.cut(&peer(at), false);
+    }
+    let outcome = tokio::time::timeout(WITHIN, sent)
+        .await
+        .expect("not at the deadline but soon")
+        .unwrap();
+    let version = version_of(&outcome.expect("the next leader took it"));
+    cluster.network.cut(&format!("n{leader}"), false);
+    // Whoever repeats it, anywhere, gets the same answer; it was applied once. (I9)
+    for at in 0..3 {
+        let again = cluster
+            .core(at)
+            .await
+            .write(change.clone(), WITHIN)
+            .await
+            .unwrap();
+        assert_eq!(version_of(&again), version);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_go_on_while_the_membership_changes_under_them() {
+    // A membership entry raises the version between a batch's decision and its entry: the batch
+    // is refused by every node and decided again, and nobody who asked hears of it.
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    let changing = tokio::spawn({
+        let core = core.clone();
+        async move {
+            let before = core.view().version();
+            let mut changed = 0;
+            while core.view().version().get() < before.get() + 200 {
+                let mut member = core.status().leader_member().unwrap().member.clone();
+                member.api = format!("n{leader}:{}", 8000 + changed);
+                changed += u64::from(core.store_member(member, WITHIN).await);
+                tokio::time::sleep(Duration::from_millis(changed % 4)).await;
+            }
+            changed
+        }
+    });
+    let mut acknowledged = 0;
+    while !changing.is_finished() {
+        let object = ObjectId::flag(format!("f{acknowledged}"));
+        let outcome = core
+            .write(request(vec![put(object, FLAG, Expected::Absent)]), WITHIN)
+            .await;
+        version_of(&outcome.expect("no write fails because of a membership change"));
+        acknowledged += 1;
+    }
+    let changed = changing.await.unwrap();
+    assert!(
+        changed > 20 && acknowledged > 20,
+        "{changed} changes beside {acknowledged} writes"
+    );
+    cluster.stop().await;
+}

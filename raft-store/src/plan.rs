@@ -84,6 +84,8 @@ pub struct Draft {
     limits: Limits,
     touched: BTreeSet<ObjectId>,
     bytes: usize,
+    /// How much is in the batch.
+    items: usize,
 }
 
 impl Draft {
@@ -96,6 +98,7 @@ impl Draft {
             limits,
             touched: BTreeSet::new(),
             bytes: 0,
+            items: 0,
         }
     }
 
@@ -128,10 +131,8 @@ impl Draft {
         let verdict = match self.decide(request) {
             Ok(decided) if decided.writes.is_empty() && !remember => {
                 let results = decided.unchanged;
-                return Planned::Answered(Outcome::Written {
-                    version: self.base,
-                    results,
-                });
+                let version = self.decided_at();
+                return Planned::Answered(Outcome::Written { version, results });
             }
             Ok(decided) if self.bytes > 0 && self.bytes + decided.bytes() > BATCH_BYTES_MAX => {
                 return Planned::Later;
@@ -141,8 +142,15 @@ impl Draft {
                 compiled: decided.compiled,
                 unchanged: decided.unchanged,
             },
-            Err(refusal) if !remember => return self.refused(refusal),
-            Err(refusal) => Verdict::Refuse(refusal),
+            Err(refusal) if !remember => {
+                self.touch_refused(request, &refusal);
+                return self.refused(refusal);
+            }
+            Err(refusal) => {
+                self.items += 1;
+                self.touch_refused(request, &refusal);
+                Verdict::Refuse(refusal)
+            }
         };
         let item = Item {
             origin: request.origin.clone(),
@@ -152,6 +160,7 @@ impl Draft {
             .machine
             .apply_item(self.version, item.clone(), &mut Vec::new());
         if matches!(item.verdict, Verdict::Commit { .. }) {
+            self.items += 1;
             self.bytes += item_bytes(&item);
             self.touched
                 .extend(request.writes.iter().map(|write| write.object.clone()));
@@ -160,10 +169,38 @@ impl Draft {
     }
 
     fn refused(&self, refusal: Refusal) -> Planned {
-        Planned::Answered(Outcome::Refused {
-            version: self.base,
-            refusal,
-        })
+        let version = self.decided_at();
+        Planned::Answered(Outcome::Refused { version, refusal })
+    }
+
+    /// The version of the state that decisions are made against now: the base, or that of the
+    /// batch as soon as there is something in it (I2).
+    fn decided_at(&self) -> Version {
+        if self.items == 0 {
+            self.base
+        } else {
+            self.version
+        }
+    }
+
+    /// A refusal that is stamped with the version of the batch must still be true when the batch
+    /// is complete: what it speaks of is not written by this batch any more.
+    fn touch_refused(&mut self, request: &ChangeRequest, refusal: &Refusal) {
+        if self.items == 0 {
+            return;
+        }
+        let asked = request.writes.iter().map(|write| write.object.clone());
+        self.touched.extend(asked);
+        match refusal {
+            Refusal::Conflict { object, .. }
+            | Refusal::NotFound { object }
+            | Refusal::InUse { object, .. } => {
+                self.touched.insert(object.clone());
+            }
+            Refusal::Invalid { .. }
+            | Refusal::IdempotencyMismatch { .. }
+            | Refusal::Quota { .. } => {}
+        }
     }
 
     fn decide(&self, request: &ChangeRequest) -> Result<Decided, Refusal> {

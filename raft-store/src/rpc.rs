@@ -19,7 +19,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{OptionalSend, Snapshot};
+use openraft::{EntryPayload, OptionalSend, Snapshot};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,12 @@ const RPC_FORMAT: u8 = 1;
 
 /// Bytes of a snapshot file sent at once.
 const CHUNK_LEN: usize = 1 << 20;
+
+/// Shortest deadline of a message with entries.
+const ENTRIES_DEADLINE_MIN: Duration = Duration::from_secs(1);
+
+/// The slowest network and disk that are waited for.
+const ENTRIES_BYTES_PER_SECOND: f64 = 4.0 * 1024.0 * 1024.0;
 
 /// Longest wait for one chunk of a snapshot to be stored.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
@@ -192,9 +198,9 @@ impl Peer {
         rpc: Rpc,
         kind: RPCTypes,
         request: &Q,
-        option: &RPCOption,
+        deadline: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
-        self.call(rpc, request, option.hard_ttl())
+        self.call(rpc, request, deadline)
             .await
             .map_err(|why| self.rpc_error(kind, why))
     }
@@ -261,6 +267,23 @@ impl Peer {
     }
 }
 
+/// openraft offers one heartbeat interval, which is too short for a large entry on a busy disk. A
+/// heartbeat gets two; entries get a second and the time that their bytes need.
+fn append_deadline(rpc: &AppendEntriesRequest<TypeConfig>, offered: Duration) -> Duration {
+    if rpc.entries.is_empty() {
+        return 2 * offered;
+    }
+    let bytes: usize = rpc
+        .entries
+        .iter()
+        .map(|entry| match &entry.payload {
+            EntryPayload::Normal(payload) => payload.0.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        })
+        .sum();
+    ENTRIES_DEADLINE_MIN + Duration::from_secs_f64(bytes as f64 / ENTRIES_BYTES_PER_SECOND)
+}
+
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotFile;
 
@@ -269,7 +292,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.rpc(Rpc::Append, RPCTypes::AppendEntries, &rpc, &option)
+        let deadline = append_deadline(&rpc, option.hard_ttl());
+        self.rpc(Rpc::Append, RPCTypes::AppendEntries, &rpc, deadline)
             .await
     }
 
@@ -278,7 +302,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.rpc(Rpc::Vote, RPCTypes::Vote, &rpc, &option).await
+        self.rpc(Rpc::Vote, RPCTypes::Vote, &rpc, option.hard_ttl())
+            .await
     }
 
     async fn pre_vote(
@@ -286,7 +311,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.rpc(Rpc::PreVote, RPCTypes::Vote, &rpc, &option).await
+        self.rpc(Rpc::PreVote, RPCTypes::Vote, &rpc, option.hard_ttl())
+            .await
     }
 
     async fn transfer_leader(
@@ -294,8 +320,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.rpc(Rpc::TransferLeader, RPCTypes::TransferLeader, &rpc, &option)
-            .await
+        self.rpc(
+            Rpc::TransferLeader,
+            RPCTypes::TransferLeader,
+            &rpc,
+            option.hard_ttl(),
+        )
+        .await
     }
 
     async fn full_snapshot(

@@ -290,6 +290,46 @@ fn two_change_sets_on_one_object_never_share_a_version() {
 }
 
 #[test]
+fn a_refusal_is_true_at_the_version_it_names() {
+    let cluster = Cluster::with_flag();
+    let base = cluster.machine.version();
+    let lost = vec![if_at(put(flag("f"), FLAG), Expected::Absent)];
+    let win = vec![if_at(put(flag("f"), FLAG), Expected::At(base))];
+    // Nothing is in the batch yet: the refusal is about the base, and others may go on.
+    let mut draft = Draft::new(&cluster.machine, Limits::default());
+    let Planned::Answered(refused) = draft.plan(&request(lost.clone())) else {
+        panic!()
+    };
+    assert_eq!(refused.version(), base); // I2
+    assert!(matches!(
+        draft.plan(&request(win.clone())),
+        Planned::Batched(..)
+    ));
+    // Something is in it: the refusal is about the batch, which then leaves the object alone.
+    for lost in [request(lost.clone()), named("lost", 1, lost)] {
+        let mut draft = Draft::new(&cluster.machine, Limits::default());
+        let _ = draft.plan(&request(vec![put(flag("other"), FLAG)]));
+        let refused = match draft.plan(&lost) {
+            Planned::Answered(outcome) | Planned::Batched(_, outcome) => outcome,
+            Planned::Later => panic!(),
+        };
+        assert_eq!(refused.version(), cluster.machine.next_version());
+        assert_eq!(draft.plan(&request(win.clone())), Planned::Later);
+    }
+    // What a refusal found missing is not made in the same breath.
+    let mut draft = Draft::new(&cluster.machine, Limits::default());
+    let _ = draft.plan(&request(vec![put(flag("other"), FLAG)]));
+    assert!(matches!(
+        draft.plan(&request(vec![put(policy("ghost"), POLICY)])),
+        Planned::Answered(_)
+    ));
+    assert_eq!(
+        draft.plan(&request(vec![put(flag("ghost"), FLAG)])),
+        Planned::Later
+    );
+}
+
+#[test]
 fn a_repeated_request_gets_the_first_answer_and_another_content_is_refused() {
     let mut cluster = Cluster::with_flag();
     let create = vec![if_at(put(flag("once"), FLAG), Expected::Absent)];

@@ -5,6 +5,12 @@
 //! Everything waits for conditions with a deadline, and every process is killed by its own id when
 //! its test ends, however that ends.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests may panic"
+)]
+
 mod commands;
 mod nodes;
 mod outputs;

@@ -1,0 +1,36 @@
+//! Real processes and simulated ones, faults, and the checkers that judge what happened.
+//!
+//! ```text
+//!  workloads ──► HTTP ──► three `pennon serve` processes ◄── signals ── cluster
+//!      │                                                                (kill, pause, restart)
+//!      └──► history ──► checkers ──► Verdict: valid | invalid | unknown
+//! ```
+//!
+//! What must hold: the binary under test is the one people run, never linked in; unknown never
+//! passes for valid; whatever was started is stopped, also when a test panics, and what a failed
+//! run wrote is kept and its place printed.
+//!
+//! Left out for now: link faults, the simulator, and the checkers of streams, evaluation and
+//! freshness.
+
+pub mod binary;
+pub mod checkers;
+pub mod cluster;
+pub mod disk_probe;
+mod failure;
+pub mod history;
+pub mod http1;
+pub mod places;
+pub mod ports;
+pub mod process;
+pub mod streams;
+pub mod workloads;
+
+pub use failure::{Failure, Result, until};
+
+/// Writes a line for whoever runs the tests, to standard error and past any capture of output.
+pub fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    // Nobody reads it: nothing is lost.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

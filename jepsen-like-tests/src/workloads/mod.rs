@@ -1,0 +1,3 @@
+//! What clients do to a cluster while things happen to it, written down as a history.
+
+pub mod registers;
