@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use crate::config::{FlagConfig, check_name};
 use crate::encoding::{STATE_LEN_MAX, positional};
-use crate::fault::{self, At, Fault, Faults, kind, wrong};
+use crate::fault::{self, At, Fault, Faults, wrong};
 use crate::ids::{FlagKey, SegmentKey, Version};
+use crate::json::json_kind;
 use crate::limits::Limits;
 use crate::policy::{
     Clause, Op, Prerequisite, Rollout, Rule, SegmentPolicy, SegmentRule, Serve, Share, Target,
@@ -663,7 +664,7 @@ impl Compiler<'_> {
                     self.faults.push(&at.index(n), message);
                 }
                 None => {
-                    let found = kind(value);
+                    let found = json_kind(value);
                     let message = format!(
                         "must be a semantic version as a string such as \"2.3.0\", not {found}"
                     );

@@ -9,9 +9,10 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::json::{StrictJson, json_kind};
 
 /// A document with more faults than this names only the first ones; enough to mend a document by,
 /// and a hostile one cannot make an answer larger than itself.
@@ -141,7 +142,7 @@ impl Faults {
 /// assert!(faults[0].message.contains("\"a\""), "{}", faults[0]);
 /// ```
 pub fn parse(text: &str) -> Result<Value, Vec<Fault>> {
-    serde_json::from_str::<Strict>(text)
+    serde_json::from_str::<StrictJson>(text)
         .map(|strict| strict.0)
         .map_err(|error| vec![Fault::new("", format!("this is not JSON: {error}"))])
 }
@@ -182,7 +183,7 @@ impl<'a> Fields<'a> {
         faults: &mut Faults,
     ) -> Option<Fields<'a>> {
         let Some(map) = value.as_object() else {
-            faults.push(at, format!("must be an object, not {}", kind(value)));
+            faults.push(at, format!("must be an object, not {}", json_kind(value)));
             return None;
         };
         for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
@@ -271,7 +272,7 @@ pub(crate) fn integer(
         let found = if value.is_number() {
             value.to_string()
         } else {
-            kind(value).to_owned()
+            json_kind(value).to_owned()
         };
         faults.push(
             at,
@@ -283,19 +284,7 @@ pub(crate) fn integer(
 
 /// Says that something of another type is wanted.
 pub(crate) fn wrong(wanted: &str, found: &Value) -> String {
-    format!("must be {wanted}, not {}", kind(found))
-}
-
-/// Names the JSON type of a value.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
+    format!("must be {wanted}, not {}", json_kind(found))
 }
 
 /// So many words are named at most.
@@ -346,75 +335,6 @@ fn distance(from: &str, to: &str) -> usize {
         }
     }
     row[to.len()]
-}
-
-/// A JSON value in which no object names a field twice.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strict, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
-    }
-}
-
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Strict(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            let Strict(value) = fields.next_value()?;
-            if map.contains_key(&name) {
-                return Err(A::Error::custom(format!(
-                    "the field {name:?} is given twice"
-                )));
-            }
-            map.insert(name, value);
-        }
-        Ok(Value::Object(map))
-    }
 }
 
 #[cfg(test)]

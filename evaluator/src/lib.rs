@@ -67,6 +67,7 @@ mod fault;
 mod freshness;
 mod graph;
 mod ids;
+mod json;
 mod limits;
 mod loaded;
 mod policy;
@@ -91,6 +92,7 @@ pub use ids::{
     EnvironmentKey, FlagKey, KEY_LEN_MAX, KeyError, SegmentKey, StateKey, StateKind, Version,
     VersionError,
 };
+pub use json::{StrictJson, json_kind};
 pub use limits::{CLOSURE_MAX, DEPTH_MAX, Limits};
 pub use loaded::{LoadError, Snapshot};
 pub use policy::{

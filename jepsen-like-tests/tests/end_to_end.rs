@@ -459,13 +459,19 @@ async fn the_leader_is_killed_while_clients_write_and_evaluate() {
     let mut cluster = Cluster::start(3, Options::default()).await.unwrap();
     let recorder = Recorder::default();
     let plan = prepare(&cluster, &recorder, 8, 1).await;
-    let client = Client::builder(cluster.urls())
+    let writers = start(&plan, &recorder);
+    acknowledged(&recorder, 0, 100, WAIT).await;
+    // The client streams from the leader, so that it loses its node and not only its leader.
+    let leader = cluster.leader(WAIT).await.unwrap();
+    let mut urls = cluster.urls();
+    urls.rotate_left(leader);
+    let client = Client::builder(urls)
         .environment(ENVIRONMENT)
         .connect()
         .await
         .unwrap();
     let ready = done(
-        cluster.address(0),
+        cluster.address(leader),
         Call::get(policy_path(ENVIRONMENT, "hot-3")),
     )
     .await;
@@ -475,10 +481,8 @@ async fn the_leader_is_killed_while_clients_write_and_evaluate() {
         .unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let watching = evaluate_until(stop.clone(), client.clone(), plan.lasting.clone());
-    let writers = start(&plan, &recorder);
-    acknowledged(&recorder, 0, 200, WAIT).await;
+    acknowledged(&recorder, recorder.now(), 100, WAIT).await;
 
-    let leader = cluster.leader(WAIT).await.unwrap();
     let killed = recorder.now();
     cluster.kill(leader).unwrap();
     let resumed = acknowledged(&recorder, killed, 1, WAIT).await;
@@ -506,6 +510,8 @@ async fn the_leader_is_killed_while_clients_write_and_evaluate() {
         watched.longest,
         client.status().counters
     ));
+    let connects = client.status().counters.connects;
+    assert!(connects > 1, "the client did not lose its node");
     assert_eq!(watched.failed, Vec::<String>::new());
     assert!(
         watched.longest < EVALUATION_MAX,

@@ -8,13 +8,14 @@
 //!
 //! Left out: when a batch is closed, proposed and answered (the node's Writer).
 
+mod derive;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pennon_evaluator::{
-    DEPTH_MAX, EncodedState, Environment, EnvironmentKey, EvaluationState, Fault, FlagConfig,
-    FlagKey, Limits, References, SegmentKey, SegmentPolicy, StateKey, StateKind, TargetingPolicy,
-    Version, check_graph, compile_flag, compile_segment, parse_json,
+    DEPTH_MAX, EncodedState, Environment, EnvironmentKey, EvaluationState, Fault, Limits,
+    SegmentPolicy, StateKey, TargetingPolicy, Version, check_graph, parse_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,6 +26,12 @@ use crate::command::{
 };
 use crate::machine::{Machine, Object};
 use crate::window::Known;
+
+pub use self::derive::compile_one;
+use self::derive::{
+    StateFault, affected, compile_state, depth_below, object_of, parse_flag, user_too_far_above,
+    users_left, whole,
+};
 
 /// Bytes of one batch at most: values as written and compiled states. Half of the longest entry
 /// that the log takes, so that what is wrapped around them always fits.
@@ -464,11 +471,6 @@ impl Decided {
     }
 }
 
-/// A compile fault and the object it is in.
-enum StateFault {
-    In(ObjectId, Vec<Fault>),
-}
-
 fn bytes_of(writes: &[Write], compiled: &[CompiledChange]) -> usize {
     let values = writes
         .iter()
@@ -532,242 +534,11 @@ fn check_quotas(next: &Machine, writes: &[Write], limits: &Limits) -> Result<(),
     Ok(())
 }
 
-/// The states that these writes can change, each with the write that does.
-fn affected(next: &Machine, writes: &[Write]) -> Vec<(EnvironmentKey, StateKey, ObjectId)> {
-    let mut found = BTreeMap::new();
-    for write in writes {
-        let Some(key) = state_key(&write.object) else {
-            continue;
-        };
-        match write.object.environment() {
-            Some(environment) => {
-                found.insert((environment.clone(), key), write.object.clone());
-            }
-            None => {
-                for environment in next.environments() {
-                    let policy = ObjectId::policy(environment.clone(), write.object.key_arc());
-                    if next.object(&policy).is_some() {
-                        found
-                            .entry((environment.clone(), key.clone()))
-                            .or_insert_with(|| write.object.clone());
-                    }
-                }
-            }
-        }
-    }
-    found
-        .into_iter()
-        .map(|((environment, key), cause)| (environment, key, cause))
-        .collect()
-}
-
-/// Compiles one state from the ground state of a machine, at the version `changed_at`. `None` when
-/// there is nothing to compile. Used by the leader, and by every node to check itself (I4).
-pub fn compile_one(
-    machine: &Machine,
-    environment: &EnvironmentKey,
-    key: &StateKey,
-    changed_at: Version,
-) -> Result<Option<EvaluationState>, String> {
-    compile_state(machine, environment, key, changed_at, &Limits::default()).map_err(
-        |StateFault::In(object, faults)| {
-            let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-            format!("{object}: {}", faults.join("; "))
-        },
-    )
-}
-
-fn compile_state(
-    next: &Machine,
-    environment: &EnvironmentKey,
-    key: &StateKey,
-    changed_at: Version,
-    limits: &Limits,
-) -> Result<Option<EvaluationState>, StateFault> {
-    let references = GroundReferences {
-        machine: next,
-        environment,
-    };
-    let policy_id = object_of(environment, key);
-    let Some(policy_object) = next.object(&policy_id) else {
-        return Ok(None);
-    };
-    let in_policy = |faults| StateFault::In(policy_id.clone(), faults);
-    let state = match (key.as_flag(), key.as_segment()) {
-        (Some(flag), _) => {
-            let flag_id = ObjectId::flag(flag.shared());
-            let Some(config_object) = next.object(&flag_id) else {
-                return Ok(None);
-            };
-            let config = FlagConfig::parse(&flag, &config_object.value)
-                .map_err(|faults| StateFault::In(flag_id, faults))?;
-            let policy = TargetingPolicy::parse(&policy_object.value).map_err(in_policy)?;
-            let (config_at, policy_at) = (config_object.version, policy_object.version);
-            compile_flag(
-                &config,
-                config_at,
-                &policy,
-                policy_at,
-                changed_at,
-                &references,
-                limits,
-            )
-        }
-        (None, Some(segment)) => {
-            let policy = SegmentPolicy::parse(&policy_object.value).map_err(in_policy)?;
-            compile_segment(
-                &segment,
-                &policy,
-                policy_object.version,
-                changed_at,
-                &references,
-                limits,
-            )
-        }
-        (None, None) => return Ok(None),
-    };
-    state.map(Some).map_err(in_policy)
-}
-
-/// Answers the compiler's questions from ground state.
-struct GroundReferences<'a> {
-    machine: &'a Machine,
-    environment: &'a EnvironmentKey,
-}
-
-impl References for GroundReferences<'_> {
-    fn segment_exists(&self, segment: &SegmentKey) -> bool {
-        self.machine
-            .object(&ObjectId::segment(
-                self.environment.clone(),
-                segment.shared(),
-            ))
-            .is_some()
-    }
-
-    fn flag_variants(&self, flag: &FlagKey) -> Option<Vec<String>> {
-        let object = self.machine.object(&ObjectId::flag(flag.shared()))?;
-        let config = FlagConfig::parse(flag, &object.value).ok()?;
-        Some(config.variants.into_keys().collect())
-    }
-}
-
-/// Who still refers to what this write takes away.
-fn users_left(next: &Machine, write: &Write, limits: &Limits) -> Vec<String> {
-    let object = &write.object;
-    let deleted = write.value.is_none();
-    match (object.kind(), object.environment()) {
-        (ObjectKind::Environment, _) if deleted => {
-            let Ok(environment) = EnvironmentKey::try_from(object.key()) else {
-                return Vec::new();
-            };
-            let policies = next.objects(ObjectKind::Policy, Some(&environment), None);
-            let segments = next.objects(ObjectKind::Segment, Some(&environment), None);
-            policies
-                .chain(segments)
-                .map(|(id, _)| id.to_string())
-                .collect()
-        }
-        (ObjectKind::Flag, _) => {
-            let mut users = Vec::new();
-            for environment in next.environments() {
-                let policy = ObjectId::policy(environment.clone(), object.key_arc());
-                if deleted && next.object(&policy).is_some() {
-                    users.push(policy.to_string());
-                }
-                users.extend(broken_users(next, environment, object, deleted, limits));
-            }
-            users
-        }
-        (_, Some(environment)) if deleted => broken_users(next, environment, object, true, limits),
-        _ => Vec::new(),
-    }
-}
-
-/// The states in an environment that use this object and cannot go on doing so.
-fn broken_users(
-    next: &Machine,
-    environment: &EnvironmentKey,
-    object: &ObjectId,
-    deleted: bool,
-    limits: &Limits,
-) -> Vec<String> {
-    let Some(key) = state_key(object) else {
-        return Vec::new();
-    };
-    let users = next.users_of(environment, &key).filter_map(|user| {
-        if deleted {
-            return Some(object_of(environment, user).to_string());
-        }
-        match compile_state(next, environment, user, next.version(), limits) {
-            Ok(_) => None,
-            Err(StateFault::In(object, faults)) => {
-                let why = faults.first().map(ToString::to_string).unwrap_or_default();
-                Some(format!("{object}: {why}"))
-            }
-        }
-    });
-    users.collect()
-}
-
-fn state_key(object: &ObjectId) -> Option<StateKey> {
-    match object.kind() {
-        ObjectKind::Environment => None,
-        ObjectKind::Flag | ObjectKind::Policy => StateKey::new(StateKind::Flag, object.key()).ok(),
-        ObjectKind::Segment => StateKey::new(StateKind::Segment, object.key()).ok(),
-    }
-}
-
-fn object_of(environment: &EnvironmentKey, key: &StateKey) -> ObjectId {
-    match key.kind() {
-        StateKind::Flag => ObjectId::policy(environment.clone(), key.shared()),
-        StateKind::Segment => ObjectId::segment(environment.clone(), key.shared()),
-    }
-}
-
-fn parse_flag(key: &str, text: &str) -> Result<FlagConfig, Vec<Fault>> {
-    let key = FlagKey::try_from(key).map_err(|why| whole(&why))?;
-    FlagConfig::parse(&key, text)
-}
-
-fn whole(why: &dyn std::fmt::Display) -> Vec<Fault> {
-    vec![Fault::new("", why.to_string())]
-}
-
 fn salt_fault(salt: &str) -> Fault {
     let message = format!(
         "the salt is fixed at creation ({salt:?}); another one would move every subject. Leave it out or repeat it"
     );
     Fault::new("/salt", message)
-}
-
-/// The longest chain below a state, in steps. The graph below is known to be acyclic and bounded.
-fn depth_below(key: &StateKey, uses: &dyn Fn(&StateKey) -> Vec<StateKey>) -> usize {
-    let mut level = BTreeSet::from([key.clone()]);
-    let mut depth = 0;
-    while depth < DEPTH_MAX {
-        level = level.iter().flat_map(uses).collect();
-        if level.is_empty() {
-            break;
-        }
-        depth += 1;
-    }
-    depth
-}
-
-/// A state more than `steps` above this one, if there is any.
-fn user_too_far_above(next: &Machine, change: &CompiledChange, steps: usize) -> Option<StateKey> {
-    let mut level = BTreeSet::from([change.key.clone()]);
-    for _ in 0..=steps {
-        level = level
-            .iter()
-            .flat_map(|key| next.users_of(&change.environment, key).cloned())
-            .collect();
-        if level.is_empty() {
-            return None;
-        }
-    }
-    level.pop_first()
 }
 
 /// The same JSON without spaces, key order kept. A name given twice in one object is a fault.

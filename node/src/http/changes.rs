@@ -16,6 +16,7 @@ use super::call::Call;
 use super::json;
 use super::problem::{Problem, named};
 use super::write;
+use pennon_evaluator::json_kind;
 
 /// Faults named in one answer at most.
 const FAULTS_MAX: usize = 100;
@@ -76,7 +77,7 @@ fn writes(body: Value) -> Result<Vec<AskedWrite>, Vec<Fault>> {
         other => {
             return Err(vec![Fault::new(
                 "",
-                format!("must be a list of writes, not {}", json::kind(&other)),
+                format!("must be a list of writes, not {}", json_kind(&other)),
             )]);
         }
     };
@@ -121,7 +122,7 @@ impl Item {
             other => {
                 let message = format!(
                     "must be a write {{op, kind, key, …}}, not {}",
-                    json::kind(&other)
+                    json_kind(&other)
                 );
                 return Err(vec![Fault::new(format!("/{at}"), message)]);
             }
@@ -170,7 +171,7 @@ impl Item {
         match self.fields.get(name) {
             Some(Value::String(text)) => return Some(text.clone()),
             Some(other) => {
-                let message = format!("must be a string, not {}", json::kind(other));
+                let message = format!("must be a string, not {}", json_kind(other));
                 self.fault(name, message);
             }
             None => self.fault(name, format!("the field {name:?} is required")),

@@ -17,6 +17,7 @@ use super::call::Call;
 use super::json;
 use super::problem::Problem;
 use super::read::{self, Consistency, EnvironmentRead, bound_of};
+use pennon_evaluator::json_kind;
 
 /// Evaluates one flag.
 pub(crate) async fn one(call: Call) -> Result<Answer, Problem> {
@@ -116,7 +117,7 @@ fn subject(body: Value) -> Result<Subject, Vec<Fault>> {
             "",
             format!(
                 "must be an object {{subject_key, attributes}}, not {}",
-                json::kind(&body)
+                json_kind(&body)
             ),
         )]);
     };
@@ -126,7 +127,7 @@ fn subject(body: Value) -> Result<Subject, Vec<Fault>> {
         Some(other) => {
             faults.push(Fault::new(
                 "/subject_key",
-                format!("must be a string, not {}", json::kind(&other)),
+                format!("must be a string, not {}", json_kind(&other)),
             ));
             String::new()
         }
@@ -144,7 +145,7 @@ fn subject(body: Value) -> Result<Subject, Vec<Fault>> {
         Some(other) => {
             faults.push(Fault::new(
                 "/attributes",
-                format!("must be an object, not {}", json::kind(&other)),
+                format!("must be an object, not {}", json_kind(&other)),
             ));
             Map::new()
         }

@@ -1,106 +1,22 @@
 //! Reading request bodies, so that everything wrong with them can be located.
 //!
-//! What must hold: a name given twice in one object is refused (parsers elsewhere disagree about
-//! which one counts), and a syntax error names its line and column. Key order is kept, because a
-//! value is stored as it was written.
+//! What must hold: a name given twice in one object is refused, and a syntax error names its line
+//! and column. What JSON is here, the evaluator says.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use pennon_evaluator::StrictJson;
+use serde_json::Value;
 
 use super::problem::Problem;
 
 /// Parses a body.
 pub(crate) fn parse(body: &[u8]) -> Result<Value, Problem> {
-    match serde_json::from_slice::<Strict>(body) {
-        Ok(Strict(value)) => Ok(value),
+    match serde_json::from_slice::<StrictJson>(body) {
+        Ok(StrictJson(value)) => Ok(value),
         Err(why) => Err(Problem::malformed(
             &why.to_string(),
             why.line(),
             why.column(),
         )),
-    }
-}
-
-/// Names the JSON type of a value.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// A JSON value in which no object names a field twice.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
-    }
-}
-
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Strict(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            if map.contains_key(&name) {
-                return Err(A::Error::custom(format!(
-                    "the field {name:?} is given twice"
-                )));
-            }
-            let Strict(value) = fields.next_value()?;
-            map.insert(name, value);
-        }
-        Ok(Value::Object(map))
     }
 }
 

@@ -69,7 +69,7 @@ impl SnapshotReader {
         self.version
     }
 
-    /// The header, as it was given to [`SnapshotStore::create`].
+    /// The header, as it was given to [`super::SnapshotStore::create`].
     pub fn header(&self) -> &[u8] {
         &self.header
     }
@@ -93,7 +93,7 @@ impl SnapshotReader {
         }
     }
 
-    /// What is wrong with newer files, newest first; see [`SnapshotStore::newest`].
+    /// What is wrong with newer files, newest first; see [`super::SnapshotStore::newest`].
     pub fn complaints(&self) -> &[SnapshotError] {
         &self.complaints
     }

@@ -1,0 +1,13 @@
+//! The state machine and the leader's decisions, together: what is planned is what is applied, on
+//! every machine alike.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests may panic"
+)]
+
+mod decisions;
+mod hostile;
+mod property;
+mod support;
