@@ -10,4 +10,5 @@
 mod decisions;
 mod hostile;
 mod property;
+mod scripts;
 mod support;
