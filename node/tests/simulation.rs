@@ -294,6 +294,16 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
     let away = (leader + 1) % 3;
     cluster.nodes[away].take().unwrap().shutdown().await;
     let core = cluster.core(leader).await;
+    // Enough for a snapshot of several pieces.
+    let text = "x".repeat(600 << 10);
+    for n in 0..4 {
+        let wide = FLAG.replacen('{', &format!(r#"{{"description":"{text}","#), 1);
+        let object = ObjectId::flag(format!("wide-{n}"));
+        let outcome = core
+            .write(request(vec![put(object, &wide, Expected::Absent)]), WITHIN)
+            .await;
+        version_of(&outcome.unwrap());
+    }
     let acknowledged = write_flags(&core, 0..120).await;
     // A leader keeps what a follower that it cannot reach would need; a follower does not. So the
     // follower leads next, and has to send a snapshot.
