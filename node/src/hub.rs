@@ -20,8 +20,10 @@ use tokio::time::Instant;
 
 use crate::core::Core;
 
-/// Encoded messages kept per environment.
+/// Encoded messages kept per environment, and their bytes; the newest is kept whatever its size.
+/// Of full snapshots only the newest of each encoding is kept: nobody asks for an older one.
 const ENCODED_MAX: usize = 32;
+const ENCODED_BYTES_MAX: usize = 16 << 20;
 
 /// Heartbeats come at least this often.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
@@ -198,11 +200,31 @@ impl Hub {
             return Some(encoded.clone());
         }
         let encoded = encode(key.2, environment, &make()?)?;
-        here.push_back((key, encoded.clone()));
-        if here.len() > ENCODED_MAX {
-            here.pop_front();
-        }
+        keep(here, key, encoded.clone());
         Some(encoded)
+    }
+}
+
+fn keep(here: &mut VecDeque<(EncodedKey, Encoded)>, key: EncodedKey, encoded: Encoded) {
+    if key.0.is_none() {
+        here.retain(|((from, _, encoding), _)| from.is_some() || *encoding != key.2);
+    }
+    here.push_back((key, encoded));
+    let mut bytes: usize = here.iter().map(|(_, encoded)| encoded.len()).sum();
+    while here.len() > ENCODED_MAX || (bytes > ENCODED_BYTES_MAX && here.len() > 1) {
+        let Some((_, gone)) = here.pop_front() else {
+            return;
+        };
+        bytes -= gone.len();
+    }
+}
+
+impl Encoded {
+    fn len(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.body().len(),
+            Self::Event(event) => event.tail().len(),
+        }
     }
 }
 
@@ -533,6 +555,35 @@ mod tests {
         assert_eq!(cursor.next(&machine, Duration::ZERO), Step::Snapshot);
         let gone = Machine::new(ClusterId::new(1));
         assert!(matches!(cursor.next(&gone, Duration::ZERO), Step::Reset(_)));
+    }
+
+    #[test]
+    fn what_is_kept_encoded_is_bounded() {
+        let v = |n| Version::new(n).unwrap();
+        let of = |bytes: usize| {
+            let message = StreamMessage::Reset {
+                reason: "x".repeat(bytes),
+            };
+            encode(Encoding::Frames, &e(), &message).unwrap()
+        };
+        let mut here = VecDeque::new();
+        for n in 1..100 {
+            keep(&mut here, (Some(v(n)), v(n + 1), Encoding::Frames), of(10));
+        }
+        assert_eq!(here.len(), ENCODED_MAX);
+        for n in 1..10 {
+            keep(&mut here, (None, v(n), Encoding::Frames), of(10));
+        }
+        let full = here.iter().filter(|((from, _, _), _)| from.is_none());
+        assert_eq!(full.count(), 1, "older snapshots go");
+        keep(
+            &mut here,
+            (None, v(10), Encoding::Frames),
+            of(ENCODED_BYTES_MAX),
+        );
+        assert_eq!(here.len(), 1, "a message larger than the bound stays alone");
+        keep(&mut here, (Some(v(10)), v(11), Encoding::Frames), of(10));
+        assert_eq!(here.len(), 1, "and goes with the next");
     }
 
     #[test]
