@@ -10,7 +10,9 @@
 mod http_support;
 
 use http_support::{Api, flag, furnished, serving};
+use pennon_node::net::{Connect, MemoryNetwork};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn requests_that_are_wrong_in_themselves() {
@@ -157,6 +159,30 @@ async fn requests_that_are_wrong_in_themselves() {
     )
     .await
     .problem(400, "validation");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_looks_for_an_answer_only_after_sending_everything_gets_it() {
+    let network = MemoryNetwork::new();
+    let node = http_support::start(&network, http_support::options("n1"), 1).await;
+    Api::new(&network, "n1").ready().await;
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        let mut io = network.connect("n1:api").await.unwrap();
+        let length = 1 << 20;
+        let head = format!(
+            "PUT /v1/environments/e HTTP/1.1\r\nHost: n1\r\nIf-None-Match: *\r\n{expect}\
+             Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        io.write_all(head.as_bytes()).await.unwrap();
+        if expect.is_empty() {
+            io.write_all(&vec![b'x'; length]).await.unwrap();
+        }
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        assert!(answer.contains("/problems/too-large"), "{answer}");
+    }
     node.shutdown().await;
 }
 

@@ -15,11 +15,11 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 
 use super::App;
 use super::answer::Answer;
@@ -33,6 +33,9 @@ const BODY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of a body that is not wanted, at most.
 const UNWANTED_BODY_LEN_MAX: usize = 1024;
+
+/// Bytes of a body beyond its limit that are read and forgotten, so that the answer is heard.
+const DISCARDED_LEN_MAX: usize = 64 << 20;
 
 /// The rows of one path.
 type Rows = Arc<[&'static Route]>;
@@ -198,24 +201,18 @@ async fn read_body(route: &Route, headers: &HeaderMap, body: Body) -> Result<Byt
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > max as u64) {
+    // Who asks before sending is told before sending.
+    if announced.is_some_and(|length| length > max as u64) && headers.contains_key(EXPECT) {
         return Err(Problem::too_large(max));
     }
-    let collected = tokio::time::timeout(BODY_WAIT_MAX, Limited::new(body, max).collect()).await;
-    let late = |_| {
-        Problem::new(
-            Slug::RequestTimeout,
-            "the request body did not arrive in time; send the request again",
-        )
-    };
-    let body = match collected.map_err(late)? {
-        Ok(body) => body.to_bytes(),
-        Err(why) if why.is::<LengthLimitError>() => return Err(Problem::too_large(max)),
-        Err(why) => {
-            let detail = format!("the request body broke off ({why}); send the request again");
-            return Err(Problem::new(Slug::RequestTimeout, detail));
-        }
-    };
+    let body = tokio::time::timeout(BODY_WAIT_MAX, take_body(body, max))
+        .await
+        .map_err(|_| {
+            Problem::new(
+                Slug::RequestTimeout,
+                "the request body did not arrive in time; send the request again",
+            )
+        })??;
     match route.body {
         Some(_) => check_content_type(headers)?,
         None if !matches!(body.trim_ascii(), b"" | b"{}") => {
@@ -225,6 +222,32 @@ async fn read_body(route: &Route, headers: &HeaderMap, body: Body) -> Result<Byt
         None => {}
     }
     Ok(body)
+}
+
+/// Takes a body up to its limit. A longer one is read on without being kept, as far as
+/// [`DISCARDED_LEN_MAX`]: many callers look for an answer only after they have sent everything.
+async fn take_body(mut body: Body, max: usize) -> Result<Bytes, Problem> {
+    let mut taken = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|why| {
+            let detail = format!("the request body broke off ({why}); send the request again");
+            Problem::new(Slug::RequestTimeout, detail)
+        })?;
+        let Ok(piece) = frame.into_data() else {
+            continue;
+        };
+        length += piece.len();
+        if length <= max {
+            taken.extend_from_slice(&piece);
+        } else if length > max.saturating_add(DISCARDED_LEN_MAX) {
+            break;
+        }
+    }
+    if length > max {
+        return Err(Problem::too_large(max));
+    }
+    Ok(taken.freeze())
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
