@@ -292,7 +292,7 @@ impl Task {
         later.append(&mut self.backlog);
         self.backlog = later;
         if items.is_empty() {
-            self.prove(decided).await;
+            self.prove(&view, decided).await;
         } else {
             let time_ms = view.time_ms().max(self.clock.unix_ms());
             self.commit(
@@ -307,20 +307,21 @@ impl Task {
         }
     }
 
-    /// Answers decisions that change nothing, once this node is proved to lead still (I1).
-    async fn prove(&mut self, decided: Vec<(Waiting, Outcome)>) {
+    /// Answers decisions that change nothing, once this node is proved to lead still, and nothing
+    /// to be committed beyond what they were decided against (I1): leadership may have been lost
+    /// and won again in between.
+    async fn prove(&mut self, view: &View, decided: Vec<(Waiting, Outcome)>) {
         let Some(deadline) = latest(&decided) else {
             return;
         };
-        let proved = tokio::time::timeout_at(deadline, self.raft.read_index()).await;
-        let proved = matches!(proved, Ok(Ok(_)));
-        for (waiting, outcome) in decided {
-            let answer = if proved {
-                Written::Outcome(outcome)
-            } else {
-                Written::NotLeader
-            };
-            let _ = waiting.answer.send(answer);
+        match tokio::time::timeout_at(deadline, self.raft.read_index()).await {
+            Ok(Ok(newest)) if view.applied().is_some_and(|id| newest.index <= id.index) => {
+                for (waiting, outcome) in decided {
+                    let _ = waiting.answer.send(Written::Outcome(outcome));
+                }
+            }
+            Ok(Ok(_)) => self.again(decided),
+            Ok(Err(_)) | Err(_) => answer_all(decided, &Written::NotLeader),
         }
     }
 
