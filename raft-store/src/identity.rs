@@ -203,7 +203,7 @@ fn decode(bytes: &[u8]) -> Result<Identity, OpenError> {
 /// stays and means nothing by itself.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -234,7 +234,15 @@ impl DirectoryLock {
         file.set_len(0)
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(io_error)?;
-        Ok(DirectoryLock { _file: file })
+        Ok(DirectoryLock { file })
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process between fork and exec still holds a copy, and with
+        // it the lock. Nothing can be done about an error, and the lock goes with the process.
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
     }
 }
 
@@ -323,6 +331,16 @@ mod tests {
                 "{refusal}"
             );
         }
+    }
+
+    #[test]
+    fn a_copy_that_a_child_inherited_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirectoryLock::acquire(dir.path()).unwrap();
+        let inherited = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert!(DirectoryLock::acquire(dir.path()).is_ok());
+        drop(inherited);
     }
 
     #[test]

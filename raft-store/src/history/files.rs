@@ -74,7 +74,19 @@ pub(super) fn remove_generating(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn lock_dir(dir: &Path) -> io::Result<File> {
+/// The lock on a history's directory, until dropped.
+#[derive(Debug)]
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process between fork and exec still holds a copy, and with
+        // it the lock. Nothing can be done about an error, and the lock goes with the process.
+        let _ = self.0.unlock();
+    }
+}
+
+pub(super) fn lock_dir(dir: &Path) -> io::Result<DirLock> {
     let path = dir.join("lock");
     let file = File::options()
         .create(true)
@@ -87,7 +99,7 @@ pub(super) fn lock_dir(dir: &Path) -> io::Result<File> {
             format!("{} is in use: {error}", path.display()),
         )
     })?;
-    Ok(file)
+    Ok(DirLock(file))
 }
 
 /// Waits until no thread of an earlier, closed database holds its file: sled would refuse it, and
@@ -171,6 +183,17 @@ pub(super) fn closed() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_that_a_child_inherited_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = lock_dir(dir.path()).unwrap();
+        let inherited = lock.0.try_clone().unwrap();
+        assert!(lock_dir(dir.path()).is_err(), "it is in use");
+        drop(lock);
+        assert!(lock_dir(dir.path()).is_ok());
+        drop(inherited);
+    }
 
     #[test]
     fn a_panic_becomes_an_error() {

@@ -7,14 +7,14 @@
 //! deadlines: the simulation has [`super::MemoryHistory`] in its place.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use super::files::{closed, discard, generations, guarded, is_environment, lock_dir};
+use super::files::{DirLock, closed, discard, generations, guarded, is_environment, lock_dir};
 use super::store::{Store, VERSIONS, version_key};
 use super::writer::Writer;
 use super::{History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entry_bytes};
@@ -24,7 +24,7 @@ use super::{History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entr
 pub struct SledHistory {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<DirLock>>,
 }
 
 impl SledHistory {
@@ -78,7 +78,7 @@ impl SledHistory {
         })
     }
 
-    fn start(writer: Writer, lock: File) -> io::Result<Self> {
+    fn start(writer: Writer, lock: DirLock) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             applied: AtomicU64::new(writer.totals.applied),
             store: RwLock::new(Some(Arc::clone(&writer.store))),
