@@ -12,3 +12,4 @@ mod hostile;
 mod property;
 mod scripts;
 mod support;
+mod vectors;
