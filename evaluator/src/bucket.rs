@@ -17,16 +17,33 @@
 /// assert_eq!(pennon_evaluator::bucket("checkout.new-ui", "user-42", 100_000), 70_386);
 /// ```
 pub fn bucket(salt: &str, value: &str, total: u32) -> u32 {
-    let mut hash = Murmur3::default();
-    hash.update(salt.as_bytes());
-    hash.update(value.as_bytes());
-    let scaled = (u64::from(hash.finish()) * u64::from(total)) >> 32;
-    // Less than `total`, because the hash is less than 2^32.
-    scaled as u32 // I7
+    Salted::new(salt).bucket(value, total)
+}
+
+/// A salt that was hashed already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Salted(Murmur3);
+
+impl Salted {
+    pub(crate) fn new(salt: &str) -> Salted {
+        let mut hash = Murmur3::default();
+        hash.update(salt.as_bytes());
+        Salted(hash)
+    }
+
+    /// As [`bucket`], with this salt.
+    #[inline]
+    pub(crate) fn bucket(self, value: &str, total: u32) -> u32 {
+        let Salted(mut hash) = self;
+        hash.update(value.as_bytes());
+        let scaled = (u64::from(hash.finish()) * u64::from(total)) >> 32;
+        // Less than `total`, because the hash is less than 2^32.
+        scaled as u32 // I7
+    }
 }
 
 /// murmur3_x86_32 with seed 0 over bytes that come in portions.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Murmur3 {
     hash: u32,
     /// Bytes that do not fill a block yet, the first one lowest.
@@ -36,31 +53,30 @@ struct Murmur3 {
 }
 
 impl Murmur3 {
-    fn update(&mut self, mut bytes: &[u8]) {
+    #[inline]
+    fn update(&mut self, bytes: &[u8]) {
         self.len = self.len.wrapping_add(bytes.len() as u32);
-        while self.tail_len > 0 {
-            let Some((byte, rest)) = bytes.split_first() else {
-                return;
-            };
-            self.take_byte(*byte);
-            bytes = rest;
-        }
+        // Bytes wait in `waiting`, the first one lowest, and leave it four at a time.
+        let mut waiting = u64::from(self.tail);
         let (blocks, rest) = bytes.as_chunks::<4>();
         for block in blocks {
-            self.take_block(u32::from_le_bytes(*block));
+            waiting |= u64::from(u32::from_le_bytes(*block)) << (8 * self.tail_len);
+            self.take_block(waiting as u32);
+            waiting >>= 32;
         }
-        rest.iter().for_each(|byte| self.take_byte(*byte));
+        for byte in rest {
+            waiting |= u64::from(*byte) << (8 * self.tail_len);
+            self.tail_len += 1;
+        }
+        if self.tail_len >= 4 {
+            self.take_block(waiting as u32);
+            waiting >>= 32;
+            self.tail_len -= 4;
+        }
+        self.tail = waiting as u32;
     }
 
-    fn take_byte(&mut self, byte: u8) {
-        self.tail |= u32::from(byte) << (8 * self.tail_len);
-        self.tail_len += 1;
-        if self.tail_len == 4 {
-            self.take_block(self.tail);
-            (self.tail, self.tail_len) = (0, 0);
-        }
-    }
-
+    #[inline]
     fn take_block(&mut self, block: u32) {
         let mixed = self.hash ^ scramble(block);
         self.hash = mixed
@@ -69,6 +85,7 @@ impl Murmur3 {
             .wrapping_add(0xe654_6b64);
     }
 
+    #[inline]
     fn finish(self) -> u32 {
         // The scrambled form of an empty tail is 0.
         let mut hash = self.hash ^ scramble(self.tail) ^ self.len;

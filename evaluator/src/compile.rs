@@ -7,27 +7,27 @@
 //!
 //! Left out: cycles and depth (`graph.rs`), because they concern more than one state.
 
+mod clauses;
+
 use std::collections::BTreeMap;
 
 use bincode::Options;
-use serde_json::Value;
 
 use crate::config::{FlagConfig, check_name};
 use crate::encoding::{STATE_LEN_MAX, positional};
-use crate::fault::{self, At, Fault, Faults, wrong};
+use crate::experiments;
+use crate::fault::{self, At, Fault, Faults};
 use crate::ids::{FlagKey, SegmentKey, Version};
-use crate::json::json_kind;
 use crate::limits::Limits;
 use crate::policy::{
-    Clause, Op, Prerequisite, Rollout, Rule, SegmentPolicy, SegmentRule, Serve, Share, Target,
+    Clause, Experiment, Op, Prerequisite, Rollout, Rule, SegmentPolicy, Serve, Target,
     TargetingPolicy, WEIGHT_SUM_MAX,
 };
-use crate::semver::SemVer;
 use crate::state::{
-    ClauseState, Comparison, EvaluationState, FlagState, Number, PrerequisiteState, RolloutState,
-    RuleState, SegmentRuleState, SegmentState, ServeState, ShareState, TargetState, TestState,
-    VariantState, WeightState,
+    EvaluationState, ExperimentState, FlagState, LayerState, PrerequisiteState, RolloutState,
+    RuleState, SegmentState, ServeState, TargetState, VariantState, WeightState,
 };
+use clauses::Compiler;
 
 /// Answers what compiling asks about other objects of the same environment.
 pub trait References {
@@ -83,16 +83,11 @@ pub fn compile_flag(
     let mut faults = Faults::default();
     config.check(&mut faults);
     let clauses = policy.rules.iter().flat_map(|rule| &rule.when);
-    let segments = segment_table(clauses);
+    let segments = segment_table(clauses, policy.rules.iter().filter_map(holdout_of));
     let variants = compile_variants(config, limits, &mut faults);
     let mut flag = FlagCompiler {
         config,
-        shared: Compiler {
-            faults,
-            segments: &segments,
-            refs,
-            limits,
-        },
+        shared: Compiler::new(faults, &segments, refs, limits),
     };
     let root = At::ROOT;
     let state = FlagState {
@@ -112,10 +107,14 @@ pub fn compile_flag(
         prerequisites: flag.prerequisites(&policy.prerequisites, &root.key("prerequisites")),
         targets: flag.targets(&policy.targets, &root.key("targets")),
         rules: flag.rules(&policy.rules, &root.key("rules")),
-        default: flag.serve(&policy.default, &root.key("default")),
+        default: flag.default(&policy.default, &root.key("default")),
         segments: segments.clone(),
     };
-    finish(EvaluationState::Flag(state), flag.shared.faults)
+    let mut faults = flag.shared.faults;
+    for fault in experiments::clashes(&state, None) {
+        faults.add(fault);
+    }
+    finish(EvaluationState::Flag(state), faults)
 }
 
 /// Compiles a segment. `changed_at` is the version of the write that makes this state.
@@ -142,13 +141,9 @@ pub fn compile_segment(
     refs: &dyn References,
     limits: &Limits,
 ) -> Result<EvaluationState, Vec<Fault>> {
-    let segments = segment_table(policy.rules.iter().flat_map(|rule| &rule.when));
-    let mut shared = Compiler {
-        faults: Faults::default(),
-        segments: &segments,
-        refs,
-        limits,
-    };
+    let clauses = policy.rules.iter().flat_map(|rule| &rule.when);
+    let segments = segment_table(clauses, std::iter::empty());
+    let mut shared = Compiler::new(Faults::default(), &segments, refs, limits);
     let root = At::ROOT;
     let state = SegmentState {
         key: key.clone(),
@@ -175,17 +170,27 @@ fn finish(state: EvaluationState, mut faults: Faults) -> Result<EvaluationState,
     faults.finish(Some(state))
 }
 
-/// Lists the segments that clauses name, sorted. Names that are not keys are left out here and
-/// complained about where they are compiled.
-fn segment_table<'a>(clauses: impl Iterator<Item = &'a Clause>) -> Vec<SegmentKey> {
+/// Lists the segments that clauses and holdouts name, sorted. Names that are not keys are left out
+/// here and complained about where they are compiled.
+fn segment_table<'a>(
+    clauses: impl Iterator<Item = &'a Clause>,
+    holdouts: impl Iterator<Item = &'a SegmentKey>,
+) -> Vec<SegmentKey> {
     let clauses = clauses.filter(|clause| clause.op == Op::InSegment);
-    let names = clauses
-        .flat_map(|clause| &clause.values)
-        .filter_map(Value::as_str);
+    let values = clauses.flat_map(|clause| &clause.values);
+    let names = values.filter_map(serde_json::Value::as_str);
     let mut keys: Vec<SegmentKey> = names.filter_map(|name| name.parse().ok()).collect();
+    keys.extend(holdouts.cloned());
     keys.sort();
     keys.dedup();
     keys
+}
+
+fn holdout_of(rule: &Rule) -> Option<&SegmentKey> {
+    match &rule.serve {
+        Serve::Rollout(rollout) => rollout.experiment.as_ref()?.holdout.as_ref(),
+        Serve::Variant(_) => None,
+    }
 }
 
 fn compile_variants(
@@ -357,8 +362,50 @@ impl FlagCompiler<'_> {
         match serve {
             Serve::Variant(name) => ServeState::Variant(self.variant(name, &at.key("variant"))),
             Serve::Rollout(rollout) => {
-                ServeState::Rollout(self.rollout(rollout, &at.key("rollout")))
+                let at = at.key("rollout");
+                let state = self.rollout(rollout, &at);
+                match &rollout.experiment {
+                    None => ServeState::Rollout(state),
+                    Some(experiment) => ServeState::Experiment(Box::new(self.experiment(
+                        experiment,
+                        state,
+                        &at.key("experiment"),
+                    ))),
+                }
             }
+        }
+    }
+
+    fn default(&mut self, serve: &Serve, at: &At<'_>) -> ServeState {
+        let state = self.serve(serve, at);
+        if let ServeState::Experiment(_) = state {
+            let message = "an experiment belongs to a rule, so that who takes no part goes on to \
+                           the next one";
+            let faults = &mut self.shared.faults;
+            faults.push(&at.key("rollout").key("experiment"), message);
+        }
+        state
+    }
+
+    fn experiment(
+        &mut self,
+        experiment: &Experiment,
+        rollout: RolloutState,
+        at: &At<'_>,
+    ) -> ExperimentState {
+        let layer = experiment.layer.as_ref().map(|layer| LayerState {
+            key: layer.key.clone(),
+            // No key has this character, so no flag's own salt is the same by default.
+            salt: format!("layer={}", layer.key),
+            start: layer.start,
+            end: layer.end,
+        });
+        let holdout = experiment.holdout.as_ref();
+        ExperimentState {
+            key: experiment.key.clone(),
+            layer,
+            holdout: holdout.and_then(|key| self.shared.segment(key, &at.key("holdout"))),
+            rollout,
         }
     }
 
@@ -389,295 +436,4 @@ impl FlagCompiler<'_> {
             total: total.unwrap_or_default(),
         }
     }
-}
-
-/// What flags and segments have in common.
-struct Compiler<'a> {
-    faults: Faults,
-    segments: &'a [SegmentKey],
-    refs: &'a dyn References,
-    limits: &'a Limits,
-}
-
-impl Compiler<'_> {
-    fn bucketing(&mut self, bucket_by: &str, salt: &str, at: &At<'_>) {
-        check_name(
-            bucket_by,
-            "the name of an attribute",
-            &at.key("bucket_by"),
-            &mut self.faults,
-        );
-        check_name(salt, "a salt", &at.key("salt"), &mut self.faults);
-    }
-
-    fn subjects(&mut self, subjects: &[String], at: &At<'_>) -> Vec<String> {
-        check_count(
-            subjects.len(),
-            self.limits.subjects_max,
-            "subjects",
-            at,
-            &mut self.faults,
-        );
-        let empty = subjects.iter().position(String::is_empty);
-        if let Some(n) = empty {
-            self.faults
-                .push(&at.index(n), "a subject key must not be empty");
-        }
-        let mut subjects = subjects.to_vec();
-        subjects.sort();
-        subjects.dedup();
-        subjects
-    }
-
-    fn segment_rules(
-        &mut self,
-        key: &SegmentKey,
-        rules: &[SegmentRule],
-        at: &At<'_>,
-    ) -> Vec<SegmentRuleState> {
-        check_count(
-            rules.len(),
-            self.limits.rules_max,
-            "rules",
-            at,
-            &mut self.faults,
-        );
-        let mut states = Vec::with_capacity(rules.len());
-        for (n, rule) in rules.iter().enumerate() {
-            let at = at.index(n);
-            let when = self.clauses(&rule.when, &at.key("when"));
-            let rollout = rule.rollout.as_ref();
-            let rollout = rollout.map(|share| self.share(key, share, &at.key("rollout")));
-            states.push(SegmentRuleState { when, rollout });
-        }
-        states
-    }
-
-    fn share(&mut self, key: &SegmentKey, share: &Share, at: &At<'_>) -> ShareState {
-        let salt = share.salt.as_deref().unwrap_or(key.as_str());
-        self.bucketing(&share.bucket_by, salt, at);
-        if !(1..=WEIGHT_SUM_MAX).contains(&share.of) {
-            self.faults
-                .push(&at.key("of"), format!("must be from 1 to {WEIGHT_SUM_MAX}"));
-        }
-        if share.share > share.of {
-            let message = format!("must be at most \"of\", which is {}", share.of);
-            self.faults.push(&at.key("share"), message);
-        }
-        ShareState {
-            algorithm: share.algorithm,
-            bucket_by: share.bucket_by.clone(),
-            salt: salt.to_owned(),
-            share: share.share,
-            of: share.of,
-        }
-    }
-
-    fn clauses(&mut self, clauses: &[Clause], at: &At<'_>) -> Vec<ClauseState> {
-        check_count(
-            clauses.len(),
-            self.limits.clauses_max,
-            "clauses",
-            at,
-            &mut self.faults,
-        );
-        let states = clauses.iter().enumerate();
-        states
-            .map(|(n, clause)| self.clause(clause, &at.index(n)))
-            .collect()
-    }
-
-    fn clause(&mut self, clause: &Clause, at: &At<'_>) -> ClauseState {
-        let values = at.key("values");
-        let (found, max) = (clause.values.len(), self.limits.values_max);
-        check_count(found, max, "values", &values, &mut self.faults);
-        let negate = clause.negate;
-        match clause.op {
-            Op::InSegment => {
-                self.need_values(clause, &values);
-                if clause.attribute.is_some() {
-                    let message = "\"in_segment\" asks about the subject and takes no attribute";
-                    self.faults.push(&at.key("attribute"), message);
-                }
-                ClauseState::Segments {
-                    any_of: self.segments(&clause.values, &values),
-                    negate,
-                }
-            }
-            Op::Exists => {
-                if !clause.values.is_empty() {
-                    self.faults.push(&values, "\"exists\" takes no values");
-                }
-                ClauseState::Exists {
-                    name: self.attribute(clause, at),
-                    negate,
-                }
-            }
-            _ => {
-                self.need_values(clause, &values);
-                let test = self.test(clause.op, &clause.values, &values);
-                ClauseState::Attribute {
-                    name: self.attribute(clause, at),
-                    test,
-                    negate,
-                }
-            }
-        }
-    }
-
-    fn need_values(&mut self, clause: &Clause, at: &At<'_>) {
-        if clause.values.is_empty() {
-            let message = format!("{:?} needs at least one value", clause.op.as_str());
-            self.faults.push(at, message);
-        }
-    }
-
-    fn attribute(&mut self, clause: &Clause, at: &At<'_>) -> String {
-        let at = at.key("attribute");
-        match &clause.attribute {
-            Some(name) => {
-                check_name(name, "the name of an attribute", &at, &mut self.faults);
-                name.clone()
-            }
-            None => {
-                self.faults
-                    .push(&at, format!("{:?} needs an attribute", clause.op.as_str()));
-                String::new()
-            }
-        }
-    }
-
-    fn segments(&mut self, values: &[Value], at: &At<'_>) -> Vec<u32> {
-        let mut indexes = Vec::with_capacity(values.len());
-        for (n, value) in values.iter().enumerate() {
-            let key = match value.as_str().map(SegmentKey::try_from) {
-                Some(Ok(key)) => key,
-                Some(Err(error)) => {
-                    self.faults.push(&at.index(n), error.to_string());
-                    continue;
-                }
-                None => {
-                    self.faults
-                        .push(&at.index(n), wrong("the key of a segment", value));
-                    continue;
-                }
-            };
-            if !self.refs.segment_exists(&key) {
-                self.faults.push(
-                    &at.index(n),
-                    format!("there is no segment {:?}", key.as_str()),
-                );
-            }
-            let index = self.segments.binary_search(&key).ok();
-            indexes.extend(index.and_then(|index| u32::try_from(index).ok()));
-        }
-        indexes.sort_unstable();
-        indexes.dedup();
-        indexes
-    }
-
-    fn test(&mut self, op: Op, values: &[Value], at: &At<'_>) -> TestState {
-        match op {
-            Op::Contains => TestState::Contains(self.texts(values, at)),
-            Op::StartsWith => TestState::StartsWith(self.texts(values, at)),
-            Op::EndsWith => TestState::EndsWith(self.texts(values, at)),
-            Op::Lt => TestState::Number(Comparison::Lt, self.numbers(values, at)),
-            Op::Lte => TestState::Number(Comparison::Lte, self.numbers(values, at)),
-            Op::Gt => TestState::Number(Comparison::Gt, self.numbers(values, at)),
-            Op::Gte => TestState::Number(Comparison::Gte, self.numbers(values, at)),
-            Op::SemverEq => TestState::SemVer(Comparison::Eq, self.semvers(values, at)),
-            Op::SemverLt => TestState::SemVer(Comparison::Lt, self.semvers(values, at)),
-            Op::SemverLte => TestState::SemVer(Comparison::Lte, self.semvers(values, at)),
-            Op::SemverGt => TestState::SemVer(Comparison::Gt, self.semvers(values, at)),
-            Op::SemverGte => TestState::SemVer(Comparison::Gte, self.semvers(values, at)),
-            // The other two are no tests of an attribute's value; see `clause`.
-            Op::In | Op::InSegment | Op::Exists => self.equals(values, at),
-        }
-    }
-
-    fn equals(&mut self, values: &[Value], at: &At<'_>) -> TestState {
-        let mut strings: Vec<String> = values
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect();
-        strings.sort();
-        strings.dedup();
-        let given = |wanted: bool| values.iter().any(|value| value.as_bool() == Some(wanted));
-        let booleans = [given(false), given(true)];
-        let numbers = values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| value.is_number());
-        let numbers = numbers
-            .filter_map(|(n, value)| self.number(value, &at.index(n)))
-            .collect();
-        TestState::In {
-            strings,
-            numbers: rising(numbers),
-            booleans,
-        }
-    }
-
-    fn texts(&mut self, values: &[Value], at: &At<'_>) -> Vec<String> {
-        let texts = values.iter().enumerate();
-        let texts = texts.filter_map(|(n, v)| fault::string(v, &at.index(n), &mut self.faults));
-        rising(texts.collect())
-    }
-
-    fn numbers(&mut self, values: &[Value], at: &At<'_>) -> Vec<Number> {
-        let numbers = values.iter().enumerate();
-        rising(
-            numbers
-                .filter_map(|(n, value)| self.number(value, &at.index(n)))
-                .collect(),
-        )
-    }
-
-    fn number(&mut self, value: &Value, at: &At<'_>) -> Option<Number> {
-        // Beyond this a whole number has no f64 of its own, so "equal" would be a lie.
-        const EXACT_MAX: u64 = 1 << 53;
-        if value.as_i64().is_some_and(|n| n.unsigned_abs() > EXACT_MAX)
-            || value.as_u64().is_some_and(|n| n > EXACT_MAX)
-        {
-            self.faults.push(
-                at,
-                format!("{value} cannot be compared exactly; whole numbers go to 2^53"),
-            );
-            return None;
-        }
-        let number = value.as_f64().and_then(Number::new);
-        if number.is_none() {
-            self.faults.push(at, wrong("a number", value));
-        }
-        number
-    }
-
-    fn semvers(&mut self, values: &[Value], at: &At<'_>) -> Vec<SemVer> {
-        let mut versions = Vec::with_capacity(values.len());
-        for (n, value) in values.iter().enumerate() {
-            match value.as_str().map(SemVer::parse) {
-                Some(Some(version)) => versions.push(version),
-                Some(None) => {
-                    let message =
-                        format!("{value} is not a semantic version such as \"2.3.0\" or \"2.3\"");
-                    self.faults.push(&at.index(n), message);
-                }
-                None => {
-                    let found = json_kind(value);
-                    let message = format!(
-                        "must be a semantic version as a string such as \"2.3.0\", not {found}"
-                    );
-                    self.faults.push(&at.index(n), message);
-                }
-            }
-        }
-        rising(versions)
-    }
-}
-
-fn rising<T: Ord>(mut list: Vec<T>) -> Vec<T> {
-    list.sort();
-    list.dedup();
-    list
 }

@@ -18,10 +18,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::ids::{EnvironmentKey, KEY_LEN_MAX, StateKey, StateKind};
-use crate::policy::WEIGHT_SUM_MAX;
+use crate::policy::{LAYER_SLOTS, WEIGHT_SUM_MAX};
 use crate::state::{
-    ClauseState, EvaluationState, FlagState, RolloutState, SegmentState, ServeState, ShareState,
-    TestState,
+    ClauseState, Comparison, EvaluationState, ExperimentState, FlagState, LayerState, RolloutState,
+    SegmentState, ServeState, ShareState, TestState,
 };
 
 /// The format of the encoded form; the first byte of it.
@@ -29,6 +29,9 @@ pub const STATE_FORMAT: u8 = 1;
 
 /// The longest encoded state, in bytes. Compiling refuses a longer one.
 pub const STATE_LEN_MAX: usize = 64 << 20;
+
+/// The most variants a stored flag has, whatever a cluster's limits; their indexes are 16 bits.
+const VARIANTS_MAX: usize = 1 << 15;
 
 /// Bytes that are not an EvaluationState.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -271,12 +274,13 @@ fn check_flag(flag: &FlagState) -> Checked {
     let variants = flag.variants.len();
     let known = |index: u32| (index as usize) < variants;
     require(variants > 0, "a flag without a variant")?;
+    require(variants <= VARIANTS_MAX, "too many variants")?;
     require(
         rises(&flag.variants, |v| v.name.as_str()),
         "variants are not sorted",
     )?;
     for variant in &flag.variants {
-        let value = crate::value::Value::read(flag.value_type, &variant.value);
+        let value = crate::value::Parsed::read(flag.value_type, &variant.value);
         require(value.is_some(), "a value is not of the flag's type")?;
     }
     require(known(flag.off_variant), "the off variant is out of range")?;
@@ -302,7 +306,25 @@ fn check_flag(flag: &FlagState) -> Checked {
             .try_for_each(|clause| check_clause(clause, flag.segments.len()))?;
         check_serve(&rule.serve, &known)?;
     }
+    for (_, experiment) in flag.experiments() {
+        check_experiment(experiment, flag.segments.len())?;
+    }
+    let plain = !matches!(flag.default, ServeState::Experiment(_));
+    require(plain, "an experiment outside a rule")?;
     check_serve(&flag.default, &known)
+}
+
+fn check_experiment(experiment: &ExperimentState, segments: usize) -> Checked {
+    let known = |index: u32| (index as usize) < segments;
+    require(
+        experiment.holdout.is_none_or(known),
+        "a holdout is out of range",
+    )?;
+    let sound = |layer: &LayerState| layer.start < layer.end && layer.end <= LAYER_SLOTS;
+    require(
+        experiment.layer.as_ref().is_none_or(sound),
+        "a range of slots is out of bounds",
+    )
 }
 
 fn check_segment(segment: &SegmentState) -> Checked {
@@ -322,6 +344,7 @@ fn check_serve(serve: &ServeState, known: &impl Fn(u32) -> bool) -> Checked {
     match serve {
         ServeState::Variant(index) => require(known(*index), "a variant is out of range"),
         ServeState::Rollout(rollout) => check_rollout(rollout, known),
+        ServeState::Experiment(experiment) => check_rollout(&experiment.rollout, known),
     }
 }
 
@@ -385,6 +408,20 @@ fn check_test(test: &TestState) -> Checked {
         TestState::SemVer(_, versions) => {
             sorted(versions)?;
             versions.len()
+        }
+        TestState::Matches(sources) => {
+            sorted(sources)?;
+            sources.len()
+        }
+        TestState::Time(comparison, times) => {
+            let known = matches!(comparison, Comparison::Lt | Comparison::Gt);
+            require(known, "a comparison of times is neither before nor after")?;
+            sorted(times)?;
+            times.len()
+        }
+        TestState::Networks(networks) => {
+            sorted(networks)?;
+            networks.len()
         }
     };
     require(count > 0, "a clause without a value")

@@ -1,28 +1,19 @@
-//! Deciding a flag for a subject.
+//! What a flag evaluates to: the answer and its words.
 //!
-//! What must hold: it never fails, allocates nothing, and takes time in proportion to the states it
-//! uses and the subject, whatever those hold. The same snapshot and subject give the same answer
-//! everywhere (I7). The order of decision is that of the functions here, from top to bottom.
+//! What must hold: an answer is made of a [`Decision`] and the snapshot it was made on, and of
+//! nothing else; making it allocates nothing.
 //!
-//! A segment or prerequisite that is missing, or not sound (see `loaded.rs`), cannot be decided: a
-//! prerequisite then fails, and a clause does not hold, negated or not. The leader's Writer lets
-//! no such state come about; this is for snapshots that did not come from it.
-//!
-//! Left out: why a rule did not hold; ages and defaults, which are the caller's.
+//! Left out: deciding (`decide.rs`); ages and defaults, which are the caller's.
 
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::bucket::{Decimal, bucket};
 use crate::config::OnStale;
-use crate::ids::{StateKind, Version};
-use crate::limits::CLOSURE_MAX;
-use crate::loaded::{Loaded, LoadedFlag, LoadedSegment, Slot, Snapshot, Table};
-use crate::policy::Algorithm;
-use crate::semver::SemVerRef;
-use crate::state::{ClauseState, Number, RolloutState, ServeState, ShareState, TestState};
-use crate::subject::{AttributeRef, ScalarRef, Subject};
+use crate::ids::Version;
+use crate::loaded::Snapshot;
+use crate::program::Serve;
+use crate::table::FoundFlag;
 use crate::value::ValueRef;
 
 /// What a flag evaluates to.
@@ -51,8 +42,108 @@ pub struct Evaluation<'a> {
     pub detail: Option<Detail>,
     /// What to answer when the snapshot is stale.
     pub on_stale: OnStale,
-    /// Whether this evaluation asks for an ExposureEvent.
+    /// The experiment whose split decided.
+    pub experiment: Option<&'a str>,
+    /// Whether this evaluation asks for an ExposureEvent: an experiment decided, or the flag says
+    /// `track`. None is due for a subject that could not be bucketed.
     pub exposure_due: bool,
+}
+
+/// What was decided for a flag and a subject, by number: it borrows nothing, and the snapshot it
+/// was made on turns it into an [`Evaluation`] at little cost.
+///
+/// Two words, so that it is handed on in registers; as a struct of six fields it went through memory
+/// at every step, which took longer than most decisions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Slot, and above it the index of the rule or `NONE`.
+    place: u64,
+    /// The bucket or `NONE`, and above it variant (16 bits), reason and detail (8 bits each).
+    outcome: u64,
+}
+
+impl Decision {
+    /// Buckets are below 2^31, and there are fewer rules and slots.
+    const NONE: u32 = u32::MAX;
+
+    /// There is no such flag.
+    pub const NOT_FOUND: Decision = Decision::of(u16::MAX, Reason::FlagNotFound);
+
+    /// A variant for a reason, of no flag yet.
+    pub(crate) const fn of(variant: u16, reason: Reason) -> Decision {
+        Decision {
+            place: u64::MAX,
+            outcome: Self::NONE as u64 | (variant as u64) << 32 | (reason as u64) << 48,
+        }
+    }
+
+    pub(crate) const fn of_slot(self, slot: u32) -> Decision {
+        let place = self.place >> 32 << 32 | slot as u64;
+        Decision { place, ..self }
+    }
+
+    pub(crate) const fn by_rule(self, rule: u32) -> Decision {
+        let place = self.place & Self::NONE as u64 | (rule as u64) << 32;
+        Decision { place, ..self }
+    }
+
+    pub(crate) const fn in_bucket(self, bucket: u32) -> Decision {
+        let outcome = self.outcome >> 32 << 32 | bucket as u64;
+        Decision { outcome, ..self }
+    }
+
+    pub(crate) const fn with(self, detail: Detail) -> Decision {
+        let outcome = self.outcome | (detail as u64) << 56;
+        Decision { outcome, ..self }
+    }
+
+    pub(crate) const fn slot(self) -> u32 {
+        self.place as u32
+    }
+
+    pub(crate) const fn variant(self) -> u16 {
+        (self.outcome >> 32) as u16
+    }
+
+    /// The index of the rule that decided.
+    pub(crate) fn rule(self) -> Option<u32> {
+        let rule = (self.place >> 32) as u32;
+        (rule != Self::NONE).then_some(rule)
+    }
+
+    /// Returns how it was decided.
+    #[inline]
+    pub fn reason(self) -> Reason {
+        // Three bits, eight reasons.
+        Reason::ALL[(self.outcome >> 48 & 7) as usize]
+    }
+
+    /// Returns the bucket of the subject, when a rollout decided.
+    pub fn bucket(self) -> Option<u32> {
+        let bucket = self.outcome as u32;
+        (bucket != Self::NONE).then_some(bucket)
+    }
+
+    /// Returns what else there is to say.
+    pub fn detail(self) -> Option<Detail> {
+        let code = self.outcome >> 56;
+        Detail::ALL
+            .into_iter()
+            .find(|detail| *detail as u64 == code)
+    }
+}
+
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("slot", &self.slot())
+            .field("variant", &self.variant())
+            .field("reason", &self.reason())
+            .field("rule", &self.rule())
+            .field("bucket", &self.bucket())
+            .field("detail", &self.detail())
+            .finish()
+    }
 }
 
 /// How an evaluation was decided.
@@ -77,6 +168,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// By number.
+    const ALL: [Reason; 8] = [
+        Reason::FlagNotFound,
+        Reason::Disabled,
+        Reason::PrerequisiteFailed,
+        Reason::TargetMatch,
+        Reason::RuleMatch,
+        Reason::Split,
+        Reason::Default,
+        Reason::Static,
+    ];
+
     /// Returns the word shown: `FLAG_NOT_FOUND`, `DISABLED`, `PREREQUISITE_FAILED`,
     /// `TARGET_MATCH`, `RULE_MATCH`, `SPLIT`, `DEFAULT` or `STATIC`.
     pub fn as_str(self) -> &'static str {
@@ -103,7 +206,7 @@ impl fmt::Display for Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// The subject lacks what the rollout buckets by, so the last variant is served.
-    BucketingKeyMissing,
+    BucketingKeyMissing = 1,
     /// The flag exists but is archived.
     Archived,
     /// What the flag uses has a cycle or is too deep or too much, so it cannot be decided.
@@ -111,6 +214,12 @@ pub enum Detail {
 }
 
 impl Detail {
+    const ALL: [Detail; 3] = [
+        Detail::BucketingKeyMissing,
+        Detail::Archived,
+        Detail::GraphUnsound,
+    ];
+
     /// Returns the word shown: `BUCKETING_KEY_MISSING`, `ARCHIVED` or `GRAPH_UNSOUND`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -128,41 +237,72 @@ impl fmt::Display for Detail {
 }
 
 impl Snapshot {
-    /// Decides a flag for a subject.
-    pub fn evaluate<'a>(&'a self, flag: &str, subject: &Subject) -> Evaluation<'a> {
-        let found = self
-            .table
-            .slot(StateKind::Flag, flag)
-            .and_then(|slot| self.table.at(slot));
-        let Some((slot, Loaded::Flag(flag))) = found.map(|slot| (slot, &slot.loaded)) else {
-            return Evaluation::NOT_FOUND;
-        };
-        if flag.state.archived {
-            let (flag, config_version) = (Some(flag.state.key.as_str()), slot.config_version);
-            let detail = Some(Detail::Archived);
-            return Evaluation {
-                flag,
-                config_version,
-                detail,
-                ..Evaluation::NOT_FOUND
-            };
+    /// Turns a decision into an answer. It must have been made on this very snapshot; on another
+    /// one, names and values are those of other flags or missing.
+    pub fn answer(&self, decision: Decision) -> Evaluation<'_> {
+        match self.table.found(decision.slot()) {
+            Some(found) => answer(&found, decision),
+            None => Evaluation::NOT_FOUND,
         }
-        let decision = match (slot.sound, slot.heavy) {
-            (false, _) => unsound(flag),
-            (true, false) => Decider {
-                table: &self.table,
-                subject,
-                memo: None,
-            }
-            .flag(flag),
-            (true, true) => decide_heavy(&self.table, subject, flag),
+    }
+
+    /// Returns the name of the variant decided: that of [`Snapshot::answer`] without the rest.
+    #[inline]
+    pub fn variant_of(&self, decision: Decision) -> Option<&str> {
+        self.table
+            .found(decision.slot())?
+            .flag
+            .variant_name(decision.variant())
+    }
+
+    /// Returns the value decided: that of [`Snapshot::answer`] without the rest.
+    #[inline]
+    pub fn value_of(&self, decision: Decision) -> Option<ValueRef<'_>> {
+        self.table
+            .found(decision.slot())?
+            .flag
+            .value(decision.variant())
+    }
+}
+
+/// Turns a decision on a flag into an answer.
+fn answer<'a>(found: &FoundFlag<'a>, decision: Decision) -> Evaluation<'a> {
+    let FoundFlag { slot, flag, .. } = *found;
+    let (key, config_version) = (Some(flag.key.as_str()), slot.config_version);
+    if decision.reason() == Reason::FlagNotFound {
+        return Evaluation {
+            flag: key,
+            config_version,
+            detail: decision.detail(),
+            ..Evaluation::NOT_FOUND
         };
-        answer(flag, slot, decision)
+    }
+    let rule = decision
+        .rule()
+        .and_then(|rule| flag.rules.get(rule as usize));
+    let experiment = match rule.map(|rule| &rule.serve) {
+        Some(Serve::Experiment(experiment)) => Some(flag.texts.get(experiment.key)),
+        _ => None,
+    };
+    let bucketed = decision.detail() != Some(Detail::BucketingKeyMissing);
+    Evaluation {
+        flag: key,
+        enabled: flag.enabled,
+        variant: flag.variant_name(decision.variant()),
+        value: flag.value(decision.variant()),
+        config_version,
+        reason: decision.reason(),
+        rule_id: rule.map(|rule| flag.texts.get(rule.id)),
+        bucket: decision.bucket(),
+        detail: decision.detail(),
+        on_stale: flag.on_stale,
+        experiment,
+        exposure_due: bucketed && (flag.track || experiment.is_some()),
     }
 }
 
 impl Evaluation<'_> {
-    const NOT_FOUND: Evaluation<'static> = Evaluation {
+    pub(crate) const NOT_FOUND: Evaluation<'static> = Evaluation {
         flag: None,
         enabled: false,
         variant: None,
@@ -173,6 +313,7 @@ impl Evaluation<'_> {
         bucket: None,
         detail: None,
         on_stale: OnStale::Serve,
+        experiment: None,
         exposure_due: false,
     };
 
@@ -182,7 +323,7 @@ impl Evaluation<'_> {
     }
 
     /// Shows the evaluation as `{flag, enabled, variant, value, config_version, reason}` and, where
-    /// there is one, `rule_id`, `bucket` and `detail`. `flag` is the key that was asked for.
+    /// there is one, `rule_id`, `bucket`, `detail` and `experiment`. `flag` is the key that was asked for.
     pub fn to_json(&self, flag: &str) -> Value {
         let mut fields = Map::new();
         let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
@@ -201,357 +342,9 @@ impl Evaluation<'_> {
         if let Some(detail) = self.detail {
             put("detail", json!(detail.as_str()));
         }
+        if let Some(experiment) = self.experiment {
+            put("experiment", json!(experiment));
+        }
         Value::Object(fields)
-    }
-}
-
-/// What was decided, by index.
-#[derive(Clone, Copy)]
-struct Decision {
-    variant: u32,
-    reason: Reason,
-    rule: Option<usize>,
-    bucket: Option<u32>,
-    detail: Option<Detail>,
-}
-
-impl Decision {
-    fn of(variant: u32, reason: Reason) -> Decision {
-        Decision {
-            variant,
-            reason,
-            rule: None,
-            bucket: None,
-            detail: None,
-        }
-    }
-}
-
-fn unsound(flag: &LoadedFlag) -> Decision {
-    let off = flag.state.off_variant;
-    match flag.state.enabled {
-        false => Decision::of(off, Reason::Disabled),
-        true => Decision {
-            detail: Some(Detail::GraphUnsound),
-            ..Decision::of(off, Reason::PrerequisiteFailed)
-        },
-    }
-}
-
-/// Apart, so that only an evaluation that needs the memory has it on its stack.
-#[inline(never)]
-fn decide_heavy(table: &Table, subject: &Subject, flag: &LoadedFlag) -> Decision {
-    let mut memo = Memo::new();
-    Decider {
-        table,
-        subject,
-        memo: Some(&mut memo),
-    }
-    .flag(flag)
-}
-
-fn answer<'a>(flag: &'a LoadedFlag, slot: &Slot, decision: Decision) -> Evaluation<'a> {
-    let state = &flag.state;
-    let index = decision.variant as usize;
-    // Decoding has seen that every index is in range.
-    let variant = state.variants.get(index);
-    let value = variant.zip(flag.values.get(index));
-    Evaluation {
-        flag: Some(state.key.as_str()),
-        enabled: state.enabled,
-        variant: variant.map(|variant| variant.name.as_str()),
-        value: value.map(|(variant, parsed)| ValueRef {
-            parsed,
-            json: &variant.value,
-        }),
-        config_version: slot.config_version,
-        reason: decision.reason,
-        rule_id: decision
-            .rule
-            .and_then(|n| state.rules.get(n))
-            .map(|rule| rule.id.as_str()),
-        bucket: decision.bucket,
-        detail: decision.detail,
-        on_stale: state.on_stale,
-        exposure_due: state.track && decision.detail != Some(Detail::BucketingKeyMissing),
-    }
-}
-
-/// Decides one flag for one subject, and what it uses.
-///
-/// Recursion goes no deeper than `DEPTH_MAX`, because only sound states are entered.
-struct Decider<'a> {
-    table: &'a Table,
-    subject: &'a Subject,
-    memo: Option<&'a mut Memo>,
-}
-
-impl<'a> Decider<'a> {
-    /// The order of decision, from what comes after `FLAG_NOT_FOUND`.
-    fn flag(&mut self, flag: &'a LoadedFlag) -> Decision {
-        let state = &flag.state;
-        if !state.enabled {
-            return Decision::of(state.off_variant, Reason::Disabled);
-        }
-        if !self.prerequisites_hold(flag) {
-            return Decision::of(state.off_variant, Reason::PrerequisiteFailed);
-        }
-        let targets = &state.targets;
-        if let Ok(n) = targets.binary_search_by(|t| t.subject.as_str().cmp(self.subject.key())) {
-            return Decision::of(targets[n].variant, Reason::TargetMatch);
-        }
-        for (n, rule) in state.rules.iter().enumerate() {
-            if self.all_hold(&rule.when, &flag.segments) {
-                let decision = self.serve(&rule.serve, Reason::RuleMatch);
-                return Decision {
-                    rule: Some(n),
-                    ..decision
-                };
-            }
-        }
-        let reason = if flag.is_static {
-            Reason::Static
-        } else {
-            Reason::Default
-        };
-        self.serve(&state.default, reason)
-    }
-
-    fn prerequisites_hold(&mut self, flag: &'a LoadedFlag) -> bool {
-        let mut prerequisites = flag.state.prerequisites.iter().zip(&flag.prerequisites);
-        prerequisites.all(|(wanted, slot)| {
-            let at = self.variant_at(*slot);
-            at.is_some_and(|at| wanted.variants.iter().any(|variant| variant == at))
-        })
-    }
-
-    /// The variant that a prerequisite is at; none when it is disabled or cannot be decided.
-    fn variant_at(&mut self, slot: u32) -> Option<&'a str> {
-        let place = self.table.at(slot)?;
-        let Loaded::Flag(flag) = &place.loaded else {
-            return None;
-        };
-        if !place.sound || flag.state.archived || !flag.state.enabled {
-            return None;
-        }
-        let index = match self.recall(slot) {
-            Some(index) => index,
-            None => {
-                let index = self.flag(flag).variant;
-                self.remember(slot, index)
-            }
-        };
-        flag.state
-            .variants
-            .get(index as usize)
-            .map(|variant| variant.name.as_str())
-    }
-
-    fn serve(&self, serve: &ServeState, reason: Reason) -> Decision {
-        match serve {
-            ServeState::Variant(variant) => Decision::of(*variant, reason),
-            ServeState::Rollout(rollout) => self.split(rollout),
-        }
-    }
-
-    fn split(&self, rollout: &RolloutState) -> Decision {
-        let place = self.bucket(
-            rollout.algorithm,
-            &rollout.bucket_by,
-            &rollout.salt,
-            rollout.total,
-        );
-        let last = rollout.weights.last().map_or(0, |share| share.variant);
-        let Some(place) = place else {
-            let detail = Some(Detail::BucketingKeyMissing);
-            return Decision {
-                detail,
-                ..Decision::of(last, Reason::Split)
-            };
-        };
-        let mut end = 0;
-        let share = rollout.weights.iter().find(|share| {
-            end += share.weight;
-            end > place
-        });
-        let variant = share.map_or(last, |share| share.variant);
-        Decision {
-            bucket: Some(place),
-            ..Decision::of(variant, Reason::Split)
-        } // I7
-    }
-
-    /// The bucket of the subject; none when it lacks what is bucketed.
-    fn bucket(&self, algorithm: Algorithm, by: &str, salt: &str, total: u32) -> Option<u32> {
-        let Algorithm::Murmur3V1 = algorithm;
-        match self.subject.get(by)? {
-            AttributeRef::One(ScalarRef::String("")) => None,
-            AttributeRef::One(ScalarRef::String(text)) => Some(bucket(salt, text, total)),
-            AttributeRef::One(ScalarRef::Number(number)) => {
-                Decimal::of(number).map(|decimal| bucket(salt, decimal.as_str(), total))
-            }
-            AttributeRef::One(ScalarRef::Boolean(_)) | AttributeRef::Many(_) => None,
-        }
-    }
-
-    fn all_hold(&mut self, clauses: &[ClauseState], segments: &[u32]) -> bool {
-        clauses.iter().all(|clause| self.holds(clause, segments))
-    }
-
-    fn holds(&mut self, clause: &ClauseState, segments: &[u32]) -> bool {
-        match clause {
-            ClauseState::Attribute { name, test, negate } => match self.subject.get(name) {
-                Some(attribute) => passes(test, attribute) != *negate,
-                None => false,
-            },
-            ClauseState::Exists { name, negate } => self.subject.get(name).is_some() != *negate,
-            ClauseState::Segments { any_of, negate } => self
-                .in_any(any_of, segments)
-                .is_some_and(|within| within != *negate),
-        }
-    }
-
-    /// Says whether the subject is in any of the segments; nothing when it is in none that can be
-    /// decided and some cannot.
-    fn in_any(&mut self, any_of: &[u32], segments: &[u32]) -> Option<bool> {
-        let mut within = Some(false);
-        for index in any_of {
-            match segments
-                .get(*index as usize)
-                .and_then(|slot| self.in_segment(*slot))
-            {
-                Some(true) => return Some(true),
-                Some(false) => {}
-                None => within = None,
-            }
-        }
-        within
-    }
-
-    fn in_segment(&mut self, slot: u32) -> Option<bool> {
-        let place = self.table.at(slot)?;
-        let Loaded::Segment(segment) = &place.loaded else {
-            return None;
-        };
-        if !place.sound {
-            return None;
-        }
-        if let Some(within) = self.recall(slot) {
-            return Some(within != 0);
-        }
-        let within = self.segment(segment);
-        self.remember(slot, u32::from(within));
-        Some(within)
-    }
-
-    fn segment(&mut self, segment: &LoadedSegment) -> bool {
-        let (state, key) = (&segment.state, self.subject.key());
-        let named = |list: &[String]| list.binary_search_by(|name| name.as_str().cmp(key)).is_ok();
-        if named(&state.excluded) {
-            return false;
-        }
-        named(&state.included)
-            || state.rules.iter().any(|rule| {
-                self.all_hold(&rule.when, &segment.segments)
-                    && rule.rollout.as_ref().is_none_or(|share| self.within(share))
-            })
-    }
-
-    fn within(&self, share: &ShareState) -> bool {
-        let place = self.bucket(share.algorithm, &share.bucket_by, &share.salt, share.of);
-        place.is_some_and(|place| place < share.share)
-    }
-
-    fn recall(&self, slot: u32) -> Option<u32> {
-        self.memo.as_ref()?.recall(slot)
-    }
-
-    fn remember(&mut self, slot: u32, outcome: u32) -> u32 {
-        if let Some(memo) = &mut self.memo {
-            memo.remember(slot, outcome);
-        }
-        outcome
-    }
-}
-
-fn passes(test: &TestState, attribute: AttributeRef<'_>) -> bool {
-    match attribute {
-        AttributeRef::One(value) => passes_one(test, value),
-        AttributeRef::Many(values) => values.iter().any(|value| passes_one(test, value.borrow())),
-    }
-}
-
-fn passes_one(test: &TestState, value: ScalarRef<'_>) -> bool {
-    match (test, value) {
-        (TestState::In { strings, .. }, ScalarRef::String(text)) => strings
-            .binary_search_by(|wanted| wanted.as_str().cmp(text))
-            .is_ok(),
-        (TestState::In { numbers, .. }, ScalarRef::Number(number)) => {
-            Number::new(number).is_some_and(|number| numbers.binary_search(&number).is_ok())
-        }
-        (TestState::In { booleans, .. }, ScalarRef::Boolean(value)) => booleans[usize::from(value)],
-        (TestState::Contains(parts), ScalarRef::String(text)) => {
-            parts.iter().any(|part| text.contains(part.as_str()))
-        }
-        (TestState::StartsWith(heads), ScalarRef::String(text)) => {
-            heads.iter().any(|head| text.starts_with(head.as_str()))
-        }
-        (TestState::EndsWith(tails), ScalarRef::String(text)) => {
-            tails.iter().any(|tail| text.ends_with(tail.as_str()))
-        }
-        (TestState::Number(comparison, bounds), ScalarRef::Number(number)) => {
-            bounds.iter().any(|bound| {
-                number
-                    .partial_cmp(&bound.get())
-                    .is_some_and(|o| comparison.admits(o))
-            })
-        }
-        (TestState::SemVer(comparison, bounds), ScalarRef::String(text)) => {
-            let version = SemVerRef::parse(text);
-            let admits = |version: SemVerRef<'_>| {
-                bounds
-                    .iter()
-                    .any(|bound| comparison.admits(version.cmp(&bound.borrow())))
-            };
-            version.is_some_and(admits)
-        }
-        // A value of another type is a non-match.
-        _ => false,
-    }
-}
-
-/// Outcomes of states by slot, for one evaluation, on its stack.
-struct Memo {
-    /// Slot and outcome; `VACANT` where there is none.
-    cells: [(u32, u32); Memo::LEN],
-}
-
-impl Memo {
-    /// Twice the states there can be, so that looking for one soon ends; a power of two.
-    const LEN: usize = 2 * CLOSURE_MAX;
-    const VACANT: u32 = u32::MAX;
-
-    fn new() -> Memo {
-        Memo {
-            cells: [(Self::VACANT, 0); Self::LEN],
-        }
-    }
-
-    /// Returns the cell of a slot: where it is, or else where it would be.
-    fn cell(&self, slot: u32) -> usize {
-        let start = slot.wrapping_mul(0x9e37_79b1) as usize >> 16;
-        let places = (0..Self::LEN).map(|n| (start + n) % Self::LEN);
-        let mut fitting = places.filter(|n| [slot, Self::VACANT].contains(&self.cells[*n].0));
-        fitting.next().unwrap_or(0)
-    }
-
-    fn recall(&self, slot: u32) -> Option<u32> {
-        let (owner, outcome) = self.cells[self.cell(slot)];
-        (owner == slot).then_some(outcome)
-    }
-
-    fn remember(&mut self, slot: u32, outcome: u32) {
-        let cell = self.cell(slot);
-        self.cells[cell] = (slot, outcome);
     }
 }

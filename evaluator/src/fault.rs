@@ -106,6 +106,15 @@ impl Faults {
         self.push_with(at, || message.into());
     }
 
+    /// Adds a fault that is complete.
+    pub(crate) fn add(&mut self, fault: Fault) {
+        if self.list.len() < FAULTS_MAX {
+            self.list.push(fault);
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
     /// Adds a fault whose message costs something to make: it is made only if it is listed.
     pub(crate) fn push_with(&mut self, at: &At<'_>, message: impl FnOnce() -> String) {
         if self.list.len() < FAULTS_MAX {

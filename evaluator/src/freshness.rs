@@ -63,6 +63,13 @@ impl AgeBound {
         age_max(now, self.sent_at_earliest, Duration::ZERO, self.fresh_age)
     }
 
+    /// Returns the last instant at which the age is within a bound; nothing when it never is. Asked
+    /// once, it makes judging a comparison.
+    pub fn fresh_until(&self, bound: Duration) -> Option<Duration> {
+        let left = bound.checked_sub(self.fresh_age)?;
+        Some(self.sent_at_earliest.saturating_add(left)) // I5
+    }
+
     /// Returns the stronger of two proofs. A proof for a state is also one for every later state.
     pub fn fresher(self, other: AgeBound) -> AgeBound {
         let ours = self.sent_at_earliest.saturating_add(other.fresh_age);
@@ -131,6 +138,7 @@ mod tests {
         assert_eq!(age_max(ms(0), max, ms(1), ms(7)), ms(7));
         assert_eq!(age_max(max, ms(0), ms(0), ms(1)), max);
         assert_eq!(AgeBound::new(max, max, max).age_max(max), max);
+        assert_eq!(AgeBound::new(max, max, ms(1)).fresh_until(max), Some(max));
     }
 
     proptest! {
@@ -148,6 +156,15 @@ mod tests {
             let bound = age_max(ms(now), ms(client_started), ms(open), ms(fresh_age));
             prop_assert!(bound >= ms(truth));
             prop_assert_eq!(bound, ms(truth + request_delay));
+        }
+
+        #[test]
+        fn being_fresh_until_then_is_being_judged_fresh(
+            (sent, fresh_age, bound, now) in (0_u64..40, 0_u64..40, 0_u64..40, 0_u64..100),
+        ) {
+            let proof = AgeBound::new(ms(sent), Duration::ZERO, ms(fresh_age));
+            let fresh = proof.fresh_until(ms(bound)).is_some_and(|until| ms(now) <= until);
+            prop_assert_eq!(fresh, judge(proof.age_max(ms(now)), ms(bound)) == Freshness::Fresh);
         }
 
         #[test]

@@ -234,7 +234,17 @@ key_type! {
     EnvironmentKey
 }
 
-/// What an EvaluationState is of. Stored by position: append only.
+key_type! {
+    /// The key of an experiment: 1 to 256 bytes of `[A-Za-z0-9._:/-]`.
+    ExperimentKey
+}
+key_type! {
+    /// The key of a layer of experiments: 1 to 256 bytes of `[A-Za-z0-9._:/-]`.
+    LayerKey
+}
+
+/// What a state is of, or what else a state can name. Only flags and segments have states.
+/// Stored by position: append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StateKind {
@@ -242,15 +252,28 @@ pub enum StateKind {
     Flag,
     /// A segment in one environment.
     Segment,
+    /// A layer: it exists by being named, and what names it must not overlap in it.
+    Layer,
+    /// An experiment: it exists by being named, and is the same wherever it is.
+    Experiment,
 }
 
 impl StateKind {
-    /// Returns `flag` or `segment`.
+    /// Returns `flag`, `segment`, `layer` or `experiment`.
     pub fn as_str(self) -> &'static str {
         match self {
             StateKind::Flag => "flag",
             StateKind::Segment => "segment",
+            StateKind::Layer => "layer",
+            StateKind::Experiment => "experiment",
         }
+    }
+}
+
+impl StateKind {
+    /// Says whether things of this kind have a state of their own: flags and segments do.
+    pub fn has_state(self) -> bool {
+        matches!(self, StateKind::Flag | StateKind::Segment)
     }
 }
 
@@ -285,6 +308,22 @@ impl StateKey {
         }
     }
 
+    /// Names a layer, which has no state.
+    pub fn layer(key: &LayerKey) -> StateKey {
+        StateKey {
+            kind: StateKind::Layer,
+            key: key.shared(),
+        }
+    }
+
+    /// Names an experiment, which has no state.
+    pub fn experiment(key: &ExperimentKey) -> StateKey {
+        StateKey {
+            kind: StateKind::Experiment,
+            key: key.shared(),
+        }
+    }
+
     /// Names a state by kind and key text.
     ///
     /// # Errors
@@ -302,7 +341,7 @@ impl StateKey {
         self.kind
     }
 
-    /// Returns the key of the flag or segment.
+    /// Returns the key of what is named.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -312,12 +351,12 @@ impl StateKey {
         Arc::clone(&self.key)
     }
 
-    /// Returns the flag this names, or nothing when it names a segment.
+    /// Returns the flag this names, or nothing when it names something else.
     pub fn as_flag(&self) -> Option<FlagKey> {
         (self.kind == StateKind::Flag).then(|| FlagKey(self.shared()))
     }
 
-    /// Returns the segment this names, or nothing when it names a flag.
+    /// Returns the segment this names, or nothing when it names something else.
     pub fn as_segment(&self) -> Option<SegmentKey> {
         (self.kind == StateKind::Segment).then(|| SegmentKey(self.shared()))
     }

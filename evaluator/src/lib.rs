@@ -61,22 +61,31 @@
 mod bucket;
 mod compile;
 mod config;
+mod decide;
 mod encoding;
 mod evaluate;
+mod experiments;
+mod explain;
 mod fault;
 mod freshness;
 mod graph;
 mod ids;
+mod instant;
 mod json;
+mod key_table;
 mod limits;
 mod loaded;
+mod network;
+mod pattern;
 mod policy;
+mod program;
 mod readable;
 mod semver;
 mod snapshot;
 mod sse;
 pub mod state;
 mod subject;
+mod table;
 mod value;
 pub mod wire;
 
@@ -84,20 +93,26 @@ pub use bucket::bucket;
 pub use compile::{NoReferences, References, compile_flag, compile_segment};
 pub use config::{Environment, FlagConfig, OnStale, ValueType};
 pub use encoding::{DecodeError, EncodedState, STATE_FORMAT, STATE_LEN_MAX};
-pub use evaluate::{Detail, Evaluation, Reason};
+pub use evaluate::{Decision, Detail, Evaluation, Reason};
+pub use experiments::clashes as experiment_clashes;
+pub use explain::{
+    BucketStep, ClauseStep, ExperimentStep, Explanation, HoldoutStep, LayerStep, Outcome, RuleStep,
+    STEPS_MAX, SegmentBy, SegmentStep, ShareStep, Step, VALUES_SHOWN_MAX,
+};
 pub use fault::{FAULTS_MAX, Fault, parse as parse_json};
 pub use freshness::{AgeBound, Freshness, age_max, judge};
 pub use graph::{GraphFault, check_graph};
 pub use ids::{
-    EnvironmentKey, FlagKey, KEY_LEN_MAX, KeyError, SegmentKey, StateKey, StateKind, Version,
-    VersionError,
+    EnvironmentKey, ExperimentKey, FlagKey, KEY_LEN_MAX, KeyError, LayerKey, SegmentKey, StateKey,
+    StateKind, Version, VersionError,
 };
 pub use json::{StrictJson, json_kind};
 pub use limits::{CLOSURE_MAX, DEPTH_MAX, Limits};
 pub use loaded::{LoadError, Snapshot};
 pub use policy::{
-    Algorithm, Clause, Op, Prerequisite, Rollout, Rule, SUBJECT_KEY, SegmentPolicy, SegmentRule,
-    Serve, Share, Target, TargetingPolicy, WEIGHT_SUM_MAX, Weight,
+    Algorithm, Clause, Experiment, LAYER_SLOTS, Layer, Op, Prerequisite, Rollout, Rule,
+    SUBJECT_KEY, SegmentPolicy, SegmentRule, Serve, Share, Target, TargetingPolicy, WEIGHT_SUM_MAX,
+    Weight,
 };
 pub use snapshot::{ConfigSnapshot, Delta, DeltaRefused, Digest, DigestError, SnapshotRefused};
 pub use state::EvaluationState;

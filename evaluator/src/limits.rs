@@ -28,6 +28,12 @@ pub struct Limits {
     pub clauses_max: usize,
     /// Values of a clause.
     pub values_max: usize,
+    /// Regular expressions of a policy, each value counted.
+    pub patterns_max: usize,
+    /// Bytes of a regular expression.
+    pub pattern_len_max: usize,
+    /// Steps that building all regular expressions of a policy may take, some 10 ns each.
+    pub pattern_steps_max: usize,
     /// Weights of a rollout.
     pub weights_max: usize,
     /// Subjects named by a policy: all targets of a flag; included or excluded of a segment.
@@ -48,6 +54,9 @@ impl Default for Limits {
             rules_max: 1_000,
             clauses_max: 100,
             values_max: 100_000,
+            patterns_max: 100,
+            pattern_len_max: 4 << 10,
+            pattern_steps_max: 4_000_000,
             weights_max: 1_000,
             subjects_max: 100_000,
             attributes_max: 256,

@@ -4,21 +4,23 @@
 //! and only operators, fields and algorithms that this release knows. Whether names exist, values
 //! suit their operator and numbers add up is decided when the policy is compiled (`compile.rs`).
 //!
-//! Left out: `experiment` in a rollout and the operators `matches`, `in_cidr`, `before` and
-//! `after`. They are refused as not supported, not as unknown.
+//! Left out: what the parts mean for a subject (`decide.rs`).
 
 use std::fmt;
 
 use serde_json::Value;
 
 use crate::fault::{self, At, Fault, Faults, Fields};
-use crate::ids::FlagKey;
+use crate::ids::{ExperimentKey, FlagKey, KeyError, LayerKey, SegmentKey};
 
 /// The attribute name, and value of `bucket_by`, that means the subject key itself.
 pub const SUBJECT_KEY: &str = "subject_key";
 
 /// The greatest sum of weights, and the greatest `of`: 2^31 - 1.
 pub const WEIGHT_SUM_MAX: u32 = (1 << 31) - 1;
+
+/// The number of slots of a layer.
+pub const LAYER_SLOTS: u32 = 10_000;
 
 /// What a flag does in one environment. Ground state.
 ///
@@ -96,6 +98,32 @@ pub struct Rollout {
     /// The shares, in the order that decides who is in which. A variant may come more than once:
     /// so it can grow at the expense of any other without moving anybody else.
     pub weights: Vec<Weight>,
+    /// The experiment that the split is for. Only a rule can have one: who takes no part goes on to
+    /// the next rule.
+    pub experiment: Option<Experiment>,
+}
+
+/// An experiment: who takes part, apart from the clauses of the rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Experiment {
+    /// Its key: what exposures are counted under.
+    pub key: ExperimentKey,
+    /// A share of subjects that it has for itself; everybody when left out.
+    pub layer: Option<Layer>,
+    /// A segment of subjects that are kept out of it.
+    pub holdout: Option<SegmentKey>,
+}
+
+/// A range of a layer's [`LAYER_SLOTS`] slots. Experiments with disjoint ranges of one layer
+/// exclude each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The key of the layer; it exists by being named. Its salt is `layer=` and this key.
+    pub key: LayerKey,
+    /// The first slot.
+    pub start: u32,
+    /// The slot after the last.
+    pub end: u32,
 }
 
 /// The share of one variant.
@@ -149,6 +177,8 @@ pub enum Op {
     StartsWith,
     /// The text ends so.
     EndsWith,
+    /// The text has a match of the regular expression.
+    Matches,
     /// The number is less.
     Lt,
     /// The number is less or equal.
@@ -167,6 +197,12 @@ pub enum Op {
     SemverGt,
     /// A later or the same semantic version.
     SemverGte,
+    /// The time is before.
+    Before,
+    /// The time is after.
+    After,
+    /// The address is in the network.
+    InCidr,
     /// The subject is in the segment.
     InSegment,
     /// The attribute is there.
@@ -175,11 +211,12 @@ pub enum Op {
 
 impl Op {
     /// Every operator, in the order they are documented.
-    pub const ALL: [Op; 15] = [
+    pub const ALL: [Op; 19] = [
         Op::In,
         Op::Contains,
         Op::StartsWith,
         Op::EndsWith,
+        Op::Matches,
         Op::Lt,
         Op::Lte,
         Op::Gt,
@@ -189,11 +226,12 @@ impl Op {
         Op::SemverLte,
         Op::SemverGt,
         Op::SemverGte,
+        Op::Before,
+        Op::After,
+        Op::InCidr,
         Op::InSegment,
         Op::Exists,
     ];
-    /// Operators of the specification that this release does not decide.
-    const LATER: [&'static str; 4] = ["matches", "in_cidr", "before", "after"];
 
     /// Returns the word that is written.
     pub fn as_str(self) -> &'static str {
@@ -202,6 +240,7 @@ impl Op {
             Op::Contains => "contains",
             Op::StartsWith => "starts_with",
             Op::EndsWith => "ends_with",
+            Op::Matches => "matches",
             Op::Lt => "lt",
             Op::Lte => "lte",
             Op::Gt => "gt",
@@ -211,6 +250,9 @@ impl Op {
             Op::SemverLte => "semver_lte",
             Op::SemverGt => "semver_gt",
             Op::SemverGte => "semver_gte",
+            Op::Before => "before",
+            Op::After => "after",
+            Op::InCidr => "in_cidr",
             Op::InSegment => "in_segment",
             Op::Exists => "exists",
         }
@@ -315,14 +357,8 @@ fn read_prerequisite(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<
     let fields = Fields::open(value, at, &["flag", "variants"], faults)?;
     fields.required("variants", faults);
     let variants = fields.strings("variants", faults);
-    let flag = fields.required_string("flag", faults)?;
-    match FlagKey::try_from(flag) {
-        Ok(flag) => Some(Prerequisite { flag, variants }),
-        Err(error) => {
-            faults.push(&at.key("flag"), error.to_string());
-            None
-        }
-    }
+    let flag: FlagKey = read_key(&fields, "flag", faults)?;
+    Some(Prerequisite { flag, variants })
 }
 
 fn read_target(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Target> {
@@ -372,10 +408,10 @@ fn read_serve(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Serve> 
 fn read_rollout(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Rollout> {
     let known = ["bucket_by", "algorithm", "salt", "weights", "experiment"];
     let fields = Fields::open(value, at, &known, faults)?;
-    if fields.optional("experiment").is_some() {
-        let message = "experiments are not supported by this release; leave the field out";
-        faults.push(&at.key("experiment"), message);
-    }
+    let experiment = match fields.optional("experiment") {
+        Some(value) => Some(read_experiment(value, &at.key("experiment"), faults)?),
+        None => None,
+    };
     fields.required("weights", faults);
     let weights = fields.list("weights", faults, read_weight);
     let salt = fields.string("salt", faults);
@@ -386,7 +422,60 @@ fn read_rollout(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Rollo
         algorithm,
         salt,
         weights,
+        experiment,
     })
+}
+
+fn read_experiment(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Experiment> {
+    let fields = Fields::open(value, at, &["key", "layer", "holdout"], faults)?;
+    let layer = match fields.optional("layer") {
+        Some(value) => Some(read_layer(value, &at.key("layer"), faults)?),
+        None => None,
+    };
+    let holdout = match fields.optional("holdout") {
+        Some(_) => Some(read_key(&fields, "holdout", faults)?),
+        None => None,
+    };
+    Some(Experiment {
+        key: read_key(&fields, "key", faults)?,
+        layer,
+        holdout,
+    })
+}
+
+fn read_layer(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Layer> {
+    let fields = Fields::open(value, at, &["key", "range"], faults)?;
+    let key = read_key(&fields, "key", faults);
+    fields.required("range", faults);
+    let bounds = fields.list("range", faults, |value, at, faults| {
+        fault::integer(value, at, (0, u64::from(LAYER_SLOTS)), faults)
+    });
+    let at = at.key("range");
+    match bounds.as_slice() {
+        [start, end] if start < end => Some(Layer {
+            key: key?,
+            start: u32::try_from(*start).ok()?,
+            end: u32::try_from(*end).ok()?,
+        }),
+        _ => {
+            let message = format!(
+                "must be the first slot and the slot after the last, such as [0, 5000], \
+                 within 0 and {LAYER_SLOTS}"
+            );
+            faults.push(&at, message);
+            None
+        }
+    }
+}
+
+fn read_key<K>(fields: &Fields<'_>, name: &str, faults: &mut Faults) -> Option<K>
+where
+    K: TryFrom<String, Error = KeyError>,
+{
+    let text = fields.required_string(name, faults)?;
+    let key = K::try_from(text);
+    key.map_err(|error| faults.push(&fields.at.key(name), error.to_string()))
+        .ok()
 }
 
 fn read_weight(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Weight> {
@@ -466,12 +555,7 @@ fn read_op(fields: &Fields<'_>, faults: &mut Faults) -> Option<Op> {
     if found.is_none() {
         faults.push_with(&fields.at.key("op"), || {
             let known = Op::ALL.map(Op::as_str);
-            if Op::LATER.contains(&word.as_str()) {
-                let supported = known.map(|op| format!("{op:?}")).join(", ");
-                format!("the op {word:?} is not supported by this release; supported: {supported}")
-            } else {
-                format!("there is no op {word:?}; {}", fault::offer(&word, &known))
-            }
+            format!("there is no op {word:?}; {}", fault::offer(&word, &known))
         });
     }
     found

@@ -9,7 +9,8 @@ use crate::encoding::{DecodeError, EncodedState};
 use crate::ids::SegmentKey;
 use crate::snapshot::Digest;
 use crate::state::{
-    ClauseState, Comparison, EvaluationState, FlagState, SegmentState, ServeState, TestState,
+    ClauseState, Comparison, EvaluationState, FlagState, RolloutState, SegmentState, ServeState,
+    TestState,
 };
 
 impl EvaluationState {
@@ -55,7 +56,7 @@ fn flag_json(flag: &FlagState) -> Value {
         .collect();
     let rules = flag.rules.iter().map(|rule| {
         let when = clauses_json(&rule.when, &flag.segments);
-        json!({ "id": rule.id, "when": when, "serve": serve_json(&rule.serve, &name) })
+        json!({ "id": rule.id, "when": when, "serve": serve_json(&rule.serve, &name, &flag.segments) })
     });
     json!({
         "kind": "flag",
@@ -74,7 +75,7 @@ fn flag_json(flag: &FlagState) -> Value {
         "prerequisites": prerequisites,
         "targets": targets_json(flag, &name),
         "rules": rules.collect::<Vec<Value>>(),
-        "default": serve_json(&flag.default, &name),
+        "default": serve_json(&flag.default, &name, &flag.segments),
     })
 }
 
@@ -91,22 +92,41 @@ fn targets_json<'a>(flag: &'a FlagState, name: &impl Fn(u32) -> &'a str) -> Vec<
     targets
 }
 
-fn serve_json<'a>(serve: &ServeState, name: &impl Fn(u32) -> &'a str) -> Value {
+fn serve_json<'a>(
+    serve: &ServeState,
+    name: &impl Fn(u32) -> &'a str,
+    segments: &[SegmentKey],
+) -> Value {
     match serve {
         ServeState::Variant(index) => json!({ "variant": name(*index) }),
-        ServeState::Rollout(rollout) => {
-            let weights = rollout.weights.iter();
-            let weights: Vec<Value> = weights
-                .map(|share| json!({ "variant": name(share.variant), "weight": share.weight }))
-                .collect();
-            json!({ "rollout": {
-                "bucket_by": rollout.bucket_by,
-                "algorithm": rollout.algorithm,
-                "salt": rollout.salt,
-                "weights": weights,
-            }})
+        ServeState::Rollout(rollout) => json!({ "rollout": rollout_json(rollout, name) }),
+        ServeState::Experiment(experiment) => {
+            let mut rollout = rollout_json(&experiment.rollout, name);
+            let mut shown = json!({ "key": experiment.key });
+            if let Some(layer) = &experiment.layer {
+                let range = [layer.start, layer.end];
+                shown["layer"] = json!({ "key": layer.key, "salt": layer.salt, "range": range });
+            }
+            if let Some(index) = experiment.holdout {
+                shown["holdout"] = json!(segments.get(index as usize));
+            }
+            rollout["experiment"] = shown;
+            json!({ "rollout": rollout })
         }
     }
+}
+
+fn rollout_json<'a>(rollout: &RolloutState, name: &impl Fn(u32) -> &'a str) -> Value {
+    let weights = rollout.weights.iter();
+    let weights: Vec<Value> = weights
+        .map(|share| json!({ "variant": name(share.variant), "weight": share.weight }))
+        .collect();
+    json!({
+        "bucket_by": rollout.bucket_by,
+        "algorithm": rollout.algorithm,
+        "salt": rollout.salt,
+        "weights": weights,
+    })
 }
 
 fn segment_json(segment: &SegmentState) -> Value {
@@ -141,7 +161,7 @@ fn clauses_json(clauses: &[ClauseState], segments: &[SegmentKey]) -> Vec<Value> 
         .collect()
 }
 
-fn clause_json(clause: &ClauseState, segments: &[SegmentKey]) -> Value {
+pub(crate) fn clause_json(clause: &ClauseState, segments: &[SegmentKey]) -> Value {
     let (mut json, negate) = match clause {
         ClauseState::Attribute { name, test, negate } => {
             let (op, values) = test_json(test);
@@ -198,6 +218,21 @@ fn test_json(test: &TestState) -> (&'static str, Vec<Value>) {
                 Comparison::Eq => "eq",
             };
             (op, list.iter().map(|number| json!(number.get())).collect())
+        }
+        TestState::Matches(list) => ("matches", texts(list)),
+        TestState::Time(comparison, list) => {
+            let op = match comparison {
+                Comparison::Lt => "before",
+                _ => "after",
+            };
+            (
+                op,
+                list.iter().map(|time| json!(time.to_string())).collect(),
+            )
+        }
+        TestState::Networks(list) => {
+            let networks = list.iter().map(|network| json!(network.to_string()));
+            ("in_cidr", networks.collect())
         }
         TestState::SemVer(comparison, list) => {
             let op = match comparison {

@@ -14,7 +14,9 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{OnStale, ValueType};
-use crate::ids::{FlagKey, SegmentKey, StateKey, Version};
+use crate::ids::{ExperimentKey, FlagKey, LayerKey, SegmentKey, StateKey, Version};
+use crate::instant::Instant;
+use crate::network::Network;
 use crate::policy::Algorithm;
 use crate::semver::SemVer;
 
@@ -45,17 +47,23 @@ impl EvaluationState {
         }
     }
 
-    /// Returns the states this one refers to, sorted, each once: prerequisite flags and segments.
+    /// Returns what this one names, sorted, each once: prerequisite flags, segments, and for its
+    /// experiments their keys and layers.
     pub fn uses(&self) -> Vec<StateKey> {
-        let (flags, segments) = match self {
-            EvaluationState::Flag(flag) => (flag.prerequisites.as_slice(), &flag.segments),
-            EvaluationState::Segment(segment) => ([].as_slice(), &segment.segments),
+        let (flag, segments) = match self {
+            EvaluationState::Flag(flag) => (Some(flag), &flag.segments),
+            EvaluationState::Segment(segment) => (None, &segment.segments),
         };
-        let flags = flags
-            .iter()
-            .map(|prerequisite| StateKey::flag(&prerequisite.flag));
-        let segments = segments.iter().map(StateKey::segment);
-        let mut uses: Vec<StateKey> = flags.chain(segments).collect();
+        let mut uses: Vec<StateKey> = segments.iter().map(StateKey::segment).collect();
+        if let Some(flag) = flag {
+            let flags = flag.prerequisites.iter();
+            uses.extend(flags.map(|prerequisite| StateKey::flag(&prerequisite.flag)));
+            for (_, experiment) in flag.experiments() {
+                uses.push(StateKey::experiment(&experiment.key));
+                let layer = experiment.layer.as_ref();
+                uses.extend(layer.map(|layer| StateKey::layer(&layer.key)));
+            }
+        }
         uses.sort();
         uses.dedup();
         uses
@@ -93,12 +101,23 @@ pub struct FlagState {
     pub prerequisites: Vec<PrerequisiteState>,
     /// One per subject, sorted by subject.
     pub targets: Vec<TargetState>,
-    /// The segments that clauses name, sorted; clauses hold indexes into this list.
+    /// The segments that clauses and holdouts name, sorted; these hold indexes into this list.
     pub segments: Vec<SegmentKey>,
     /// In the order written.
     pub rules: Vec<RuleState>,
     /// Served when nothing else decided.
     pub default: ServeState,
+}
+
+impl FlagState {
+    /// Returns the experiments, each with the index of its rule.
+    pub fn experiments(&self) -> impl Iterator<Item = (usize, &ExperimentState)> {
+        let rules = self.rules.iter().enumerate();
+        rules.filter_map(|(n, rule)| match &rule.serve {
+            ServeState::Experiment(experiment) => Some((n, &**experiment)),
+            _ => None,
+        })
+    }
 }
 
 /// A variant: its name and its value as canonical JSON.
@@ -146,6 +165,34 @@ pub enum ServeState {
     Variant(u32),
     /// A variant by bucket.
     Rollout(RolloutState),
+    /// A variant by bucket, for those who take part. Only in a rule.
+    Experiment(Box<ExperimentState>),
+}
+
+/// A split for those who take part in an experiment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExperimentState {
+    /// Its key.
+    pub key: ExperimentKey,
+    /// The share of subjects it has for itself; everybody when there is none.
+    pub layer: Option<LayerState>,
+    /// The segment that is kept out, by index into the state's list of segments.
+    pub holdout: Option<u32>,
+    /// The split; its `bucket_by` also finds the slot in the layer.
+    pub rollout: RolloutState,
+}
+
+/// A range of a layer's slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerState {
+    /// The key of the layer.
+    pub key: LayerKey,
+    /// What a slot is computed with.
+    pub salt: String,
+    /// The first slot.
+    pub start: u32,
+    /// The slot after the last.
+    pub end: u32,
 }
 
 /// A weighted split.
@@ -265,6 +312,12 @@ pub enum TestState {
     Number(Comparison, Vec<Number>),
     /// `semver_lt`, `semver_lte`, `semver_gt`, `semver_gte`, `semver_eq`.
     SemVer(Comparison, Vec<SemVer>),
+    /// `matches`: sorted regular expressions.
+    Matches(Vec<String>),
+    /// `before` and `after`: [`Comparison::Lt`] and [`Comparison::Gt`].
+    Time(Comparison, Vec<Instant>),
+    /// `in_cidr`: sorted networks.
+    Networks(Vec<Network>),
 }
 
 /// How two ordered things are compared. Append only.

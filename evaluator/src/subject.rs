@@ -2,13 +2,15 @@
 //!
 //! What must hold: looking up an attribute allocates nothing. An attribute is a string, a number, a
 //! boolean or a list of these; nothing can be nested deeper, and a missing attribute and `null`
-//! are the same.
+//! are the same. Key, names and texts are hashed when they are set, once, because one subject is
+//! evaluated for many flags.
 //!
 //! Left out: what an attribute is compared with (`evaluate.rs`).
 
 use serde_json::Map;
 
 use crate::fault::{At, Fault, Faults, wrong};
+use crate::key_table::text_hash;
 use crate::limits::Limits;
 use crate::policy::SUBJECT_KEY;
 
@@ -23,11 +25,23 @@ use crate::policy::SUBJECT_KEY;
 /// let faults = Subject::from_json("user-42", nested.as_object().unwrap()).unwrap_err();
 /// assert_eq!(faults[0].pointer, "/address");
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Subject {
     key: String,
+    key_hash: u64,
+    /// Hashes of the names, apart from the entries, so that looking for one reads little memory.
+    names: Vec<u64>,
     /// Sorted by name, each once.
-    attributes: Vec<(String, Attribute)>,
+    entries: Vec<Entry>,
+}
+
+/// An attribute under its name.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    name: String,
+    value: Attribute,
+    /// The hash of a text; 0 for anything else.
+    hash: u64,
 }
 
 /// The value of an attribute.
@@ -50,10 +64,17 @@ pub enum Scalar {
     Boolean(bool),
 }
 
+/// A text and its hash.
+#[derive(Clone, Copy)]
+pub(crate) struct TextRef<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) hash: u64,
+}
+
 /// A single value, borrowed.
 #[derive(Clone, Copy)]
 pub(crate) enum ScalarRef<'a> {
-    String(&'a str),
+    String(TextRef<'a>),
     Number(f64),
     Boolean(bool),
 }
@@ -68,9 +89,12 @@ pub(crate) enum AttributeRef<'a> {
 impl Subject {
     /// Makes a subject without attributes. With an empty key it is in no rollout by subject key.
     pub fn new(key: impl Into<String>) -> Subject {
+        let key = key.into();
         Subject {
-            key: key.into(),
-            attributes: Vec::new(),
+            key_hash: text_hash(&key),
+            key,
+            names: Vec::new(),
+            entries: Vec::new(),
         }
     }
 
@@ -88,10 +112,8 @@ impl Subject {
 
     /// Returns an attribute that was set.
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
-        let found = self
-            .attributes
-            .binary_search_by(|(have, _)| have.as_str().cmp(name));
-        found.ok().map(|n| &self.attributes[n].1)
+        let found = self.place_of(name);
+        found.ok().map(|n| &self.entries[n].value)
     }
 
     /// Makes a subject from a JSON object of attributes, within the default [`Limits`].
@@ -136,7 +158,7 @@ impl Subject {
                 );
             } else if let Some(attribute) = read_attribute(value, &at, &mut faults) {
                 len += name.len() + attribute.len();
-                subject.attributes.push((name.clone(), attribute));
+                subject.set(name.clone(), attribute);
             }
         }
         if len > limits.context_len_max {
@@ -146,28 +168,68 @@ impl Subject {
                 format!("a subject has at most {max} bytes, not {len}"),
             );
         }
-        subject.attributes.sort_by(|a, b| a.0.cmp(&b.0));
         faults.finish(Some(subject))
     }
 
-    /// Looks up an attribute by the name that a clause uses.
-    pub(crate) fn get(&self, name: &str) -> Option<AttributeRef<'_>> {
-        if name == SUBJECT_KEY {
-            return Some(AttributeRef::One(ScalarRef::String(&self.key)));
+    /// Returns the key and its hash.
+    #[inline]
+    pub(crate) fn key_ref(&self) -> TextRef<'_> {
+        TextRef {
+            text: &self.key,
+            hash: self.key_hash,
         }
-        Some(match self.attribute(name)? {
-            Attribute::One(value) => AttributeRef::One(value.borrow()),
-            Attribute::Many(values) => AttributeRef::Many(values),
-        })
+    }
+
+    /// Returns the place of an attribute by its name, whose hash is `hash`.
+    #[inline]
+    pub(crate) fn find(&self, name: &str, hash: u64) -> Option<usize> {
+        let mut places = self.names.iter().zip(&self.entries);
+        places.position(|(have, entry)| *have == hash && entry.name == name)
+    }
+
+    /// Returns the attribute at a place.
+    #[inline]
+    pub(crate) fn entry(&self, place: usize) -> Option<&Entry> {
+        self.entries.get(place)
+    }
+
+    fn place_of(&self, name: &str) -> Result<usize, usize> {
+        self.entries
+            .binary_search_by(|have| have.name.as_str().cmp(name))
     }
 
     fn set(&mut self, name: String, value: Attribute) {
-        match self
-            .attributes
-            .binary_search_by(|(have, _)| have.as_str().cmp(&name))
-        {
-            Ok(n) => self.attributes[n].1 = value,
-            Err(n) => self.attributes.insert(n, (name, value)),
+        let hash = match &value {
+            Attribute::One(Scalar::String(text)) => text_hash(text),
+            _ => 0,
+        };
+        match self.place_of(&name) {
+            Ok(n) => self.entries[n] = Entry { name, value, hash },
+            Err(n) => {
+                self.names.insert(n, text_hash(&name));
+                self.entries.insert(n, Entry { name, value, hash });
+            }
+        }
+    }
+}
+
+impl Default for Subject {
+    fn default() -> Subject {
+        Subject::new("")
+    }
+}
+
+impl Entry {
+    #[inline]
+    pub(crate) fn borrow(&self) -> AttributeRef<'_> {
+        match &self.value {
+            Attribute::One(Scalar::String(text)) => AttributeRef::One(ScalarRef::String(TextRef {
+                text,
+                hash: self.hash,
+            })),
+            Attribute::One(Scalar::Number(number)) => AttributeRef::One(ScalarRef::Number(*number)),
+            Attribute::One(Scalar::Boolean(value)) => AttributeRef::One(ScalarRef::Boolean(*value)),
+            Attribute::Many(values) => AttributeRef::Many(values),
         }
     }
 }
@@ -192,7 +254,10 @@ impl Scalar {
 
     pub(crate) fn borrow(&self) -> ScalarRef<'_> {
         match self {
-            Scalar::String(text) => ScalarRef::String(text),
+            Scalar::String(text) => ScalarRef::String(TextRef {
+                text,
+                hash: text_hash(text),
+            }),
             Scalar::Number(number) => ScalarRef::Number(*number),
             Scalar::Boolean(value) => ScalarRef::Boolean(*value),
         }

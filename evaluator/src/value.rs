@@ -3,35 +3,51 @@
 //! What must hold: the JSON text is handed out exactly as it was compiled; the parsed form is only
 //! a faster reading of it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::config::ValueType;
 
 /// A parsed value. Objects stay text: who wants one parses it into a type of their own.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum Parsed<'a> {
     Boolean(bool),
-    String(Box<str>),
+    String(Cow<'a, str>),
     Number(f64),
     Object,
 }
 
-impl Value {
-    /// Parses JSON text as a value of a type; nothing when it is not one.
-    pub(crate) fn read(value_type: ValueType, json: &str) -> Option<Value> {
+impl<'a> Parsed<'a> {
+    /// Parses canonical JSON text as a value of a type; nothing when it is not one.
+    pub(crate) fn read(value_type: ValueType, json: &'a str) -> Option<Parsed<'a>> {
         match value_type {
-            ValueType::Boolean => serde_json::from_str(json).ok().map(Value::Boolean),
-            ValueType::String => serde_json::from_str(json).ok().map(Value::String),
+            ValueType::Boolean => match json {
+                "true" => Some(Parsed::Boolean(true)),
+                "false" => Some(Parsed::Boolean(false)),
+                _ => None,
+            },
+            ValueType::String => read_string(json).map(Parsed::String),
             ValueType::Number => {
                 let number: f64 = serde_json::from_str(json).ok()?;
-                number.is_finite().then_some(Value::Number(number))
+                number.is_finite().then_some(Parsed::Number(number))
             }
             ValueType::Object => {
                 let object = json.starts_with('{');
                 let parsed = serde_json::from_str::<serde::de::IgnoredAny>(json);
-                (object && parsed.is_ok()).then_some(Value::Object)
+                (object && parsed.is_ok()).then_some(Parsed::Object)
             }
         }
+    }
+}
+
+fn read_string(json: &str) -> Option<Cow<'_, str>> {
+    let inner = json
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let special = |byte: u8| byte == b'\\' || byte == b'"' || byte < 0x20;
+    match inner {
+        Some(plain) if !plain.bytes().any(special) => Some(Cow::Borrowed(plain)),
+        _ => serde_json::from_str(json).ok().map(Cow::Owned),
     }
 }
 
@@ -40,31 +56,40 @@ impl Value {
 /// The readings answer only for values of their own type: a boolean has no `as_str`.
 #[derive(Clone, Copy, PartialEq)]
 pub struct ValueRef<'a> {
-    pub(crate) parsed: &'a Value,
+    pub(crate) read: Reading<'a>,
     pub(crate) json: &'a str,
+}
+
+/// A parsed value, borrowed.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Reading<'a> {
+    Boolean(bool),
+    String(&'a str),
+    Number(f64),
+    Object,
 }
 
 impl<'a> ValueRef<'a> {
     /// Returns the value of a boolean flag.
     pub fn as_bool(self) -> Option<bool> {
-        match self.parsed {
-            Value::Boolean(value) => Some(*value),
+        match self.read {
+            Reading::Boolean(value) => Some(value),
             _ => None,
         }
     }
 
     /// Returns the value of a string flag.
     pub fn as_str(self) -> Option<&'a str> {
-        match self.parsed {
-            Value::String(value) => Some(value),
+        match self.read {
+            Reading::String(value) => Some(value),
             _ => None,
         }
     }
 
     /// Returns the value of a number flag.
     pub fn as_f64(self) -> Option<f64> {
-        match self.parsed {
-            Value::Number(value) => Some(*value),
+        match self.read {
+            Reading::Number(value) => Some(value),
             _ => None,
         }
     }
@@ -90,11 +115,11 @@ impl<'a> ValueRef<'a> {
 
     /// Returns the type of the value.
     pub fn value_type(self) -> ValueType {
-        match self.parsed {
-            Value::Boolean(_) => ValueType::Boolean,
-            Value::String(_) => ValueType::String,
-            Value::Number(_) => ValueType::Number,
-            Value::Object => ValueType::Object,
+        match self.read {
+            Reading::Boolean(_) => ValueType::Boolean,
+            Reading::String(_) => ValueType::String,
+            Reading::Number(_) => ValueType::Number,
+            Reading::Object => ValueType::Object,
         }
     }
 }

@@ -34,6 +34,8 @@ fn small() -> Limits {
         values_max: 2,
         weights_max: 2,
         subjects_max: 2,
+        patterns_max: 2,
+        pattern_len_max: 5,
         ..Limits::default()
     }
 }
@@ -172,18 +174,24 @@ fn a_policy_gets_all_its_faults_of_shape_at_once() {
         "prerequisites": [{"flag": "a b", "variants": ["on"]}, {"flag": "x"}],
         "targets": [{"variant": "on", "subjects": "bob"}],
         "rules": [
-            {"id": 1, "when": [{"attribute": "a", "op": "matches", "values": ["x"]},
+            {"id": 1, "when": [{"attribute": "a", "op": "match", "values": ["x"]},
                                {"attribute": "a", "op": "start_with", "values": [null, ["x"]]}],
              "serve": {"variant": "on", "rollout": {"weights": []}}},
-            {"when": [{"attribute": "a", "op": "in_cidr"}, {"attribute": "a", "op": "before"}, {"op": "after"}],
-             "serve": {}},
+            {"when": [], "serve": {}},
             {"serve": {"rollout": {"algorithm": "murmur3-v2", "weights": [{"variant": "on", "weight": 1.5}]}}},
             {"when": [], "serve": {"rollout": {"weights": [{"variant": "on", "weight": 1}],
-                                               "experiment": {"key": "x"}}}},
+                                               "experiment": {"kye": "x", "holdout": 1}}}},
+            {"when": [], "serve": {"rollout": {"weights": [{"variant": "on", "weight": 1}], "experiment": {
+                "key": "x y", "layer": {"key": "", "range": [5000, 5000]}}}}},
+            {"when": [], "serve": {"rollout": {"weights": [{"variant": "on", "weight": 1}], "experiment": {
+                "key": "x", "layer": {"key": "l", "range": [0, 10_001]}}}}},
+            {"when": [], "serve": {"rollout": {"weights": [{"variant": "on", "weight": 1}], "experiment": {
+                "key": "x", "layer": {"key": "l"}}}}},
         ],
         "default": {"variants": "on"},
     });
-    let unsupported = "not supported by this release";
+    let experiment = |n: usize, rest: &str| format!("/rules/{n}/serve/rollout/experiment{rest}");
+    let range = "such as [0, 5000], within 0 and 10000";
     assert_faults(
         TargetingPolicy::parse(&policy.to_string()).map(|_| ()),
         &[
@@ -193,10 +201,7 @@ fn a_policy_gets_all_its_faults_of_shape_at_once() {
             ("/prerequisites/1/variants", "required"),
             ("/targets/0/subjects", "must be a list, not a string"),
             ("/rules/0/id", "must be a string"),
-            (
-                "/rules/0/when/0/op",
-                "not supported by this release; supported: \"in\", \"contains\"",
-            ),
+            ("/rules/0/when/0/op", "did you mean \"matches\"?"),
             (
                 "/rules/0/when/1/values/0",
                 "must be a string, number or boolean, not null",
@@ -207,9 +212,6 @@ fn a_policy_gets_all_its_faults_of_shape_at_once() {
             ),
             ("/rules/0/when/1/op", "did you mean \"starts_with\"?"),
             ("/rules/0/serve", "not both"),
-            ("/rules/1/when/0/op", unsupported),
-            ("/rules/1/when/1/op", unsupported),
-            ("/rules/1/when/2/op", unsupported),
             ("/rules/1/serve", "either \"variant\" or \"rollout\""),
             ("/rules/2/when", "required"),
             (
@@ -220,7 +222,17 @@ fn a_policy_gets_all_its_faults_of_shape_at_once() {
                 "/rules/2/serve/rollout/algorithm",
                 "allowed: \"murmur3-v1\"",
             ),
-            ("/rules/3/serve/rollout/experiment", unsupported),
+            (&experiment(3, "/kye"), "did you mean \"key\"?"),
+            (&experiment(3, "/holdout"), "must be a string, not a number"),
+            (&experiment(4, "/layer/key"), "must not be empty"),
+            (&experiment(4, "/layer/range"), range),
+            (
+                &experiment(5, "/layer/range/1"),
+                "from 0 to 10000, not 10001",
+            ),
+            (&experiment(5, "/layer/range"), range),
+            (&experiment(6, "/layer/range"), "required"),
+            (&experiment(6, "/layer/range"), range),
             ("/default/variants", "did you mean \"variant\"?"),
             ("/default", "either \"variant\" or \"rollout\""),
         ],
@@ -252,9 +264,12 @@ fn a_policy_must_fit_its_flag_and_what_it_refers_to() {
                 {"attribute": "a", "op": "lt", "values": [1, "1"]},
                 {"attribute": "a", "op": "semver_gte", "values": [2, "2.x", "2"]},
                 {"attribute": "a", "op": "in", "values": [9_007_199_254_740_993_u64, -9_007_199_254_740_993_i64]},
+                {"attribute": "a", "op": "matches", "values": ["ok", "a(b", r"\bx", r"(?:\w{1,100}){1,100}", 1]},
+                {"attribute": "a", "op": "before", "values": ["2026-11-22T16:00:00Z", "2026-11-22", 1e300, true]},
+                {"attribute": "a", "op": "in_cidr", "values": ["::1", "10.0.0.0/33", "10.0.0", 10]},
             ], "serve": {"variant": "on"}},
         ],
-        "default": {"variant": "onf"},
+        "default": {"rollout": {"weights": weights(1, 1), "experiment": {"key": "x", "holdout": "gamma"}}},
     });
     let clauses = |n: usize, rest: &str| format!("/rules/4/when/{n}/{rest}");
     let sum = "a sum from 1 to 2147483647";
@@ -299,8 +314,77 @@ fn a_policy_must_fit_its_flag_and_what_it_refers_to() {
             (&clauses(7, "values/1"), "is not a semantic version"),
             (&clauses(8, "values/0"), "cannot be compared exactly"),
             (&clauses(8, "values/1"), "cannot be compared exactly"),
-            ("/default/variant", "no variant \"onf\""),
+            (&clauses(9, "values/4"), "must be a string, not a number"),
+            (&clauses(9, "values/1"), "cannot be read at character 2"),
+            (&clauses(9, "values/2"), r"write `(?-u:\b)`"),
+            (&clauses(9, "values/3"), "too large an automaton"),
+            (&clauses(10, "values/1"), "is not a time such as"),
+            (&clauses(10, "values/2"), "is not a time such as"),
+            (&clauses(10, "values/3"), "is not a time such as"),
+            (&clauses(11, "values/1"), "is not a network such as"),
+            (&clauses(11, "values/2"), "is not a network such as"),
+            (&clauses(11, "values/3"), "is not a network such as"),
+            (
+                "/default/rollout/experiment/holdout",
+                "there is no segment \"gamma\"",
+            ),
+            ("/default/rollout/experiment", "belongs to a rule"),
         ],
+    );
+}
+
+/// A rule with an experiment that buckets by `by`, in slots `range` of the layer `layer`.
+fn experiment(key: &str, by: &str, layer: &str, range: [u32; 2]) -> Value {
+    let weights = json!([{"variant": "on", "weight": 1}, {"variant": "off", "weight": 1}]);
+    let layer = json!({"key": layer, "range": range});
+    json!({"when": [], "serve": {"rollout": {
+        "bucket_by": by, "weights": weights, "experiment": {"key": key, "layer": layer}}}})
+}
+
+#[test]
+fn experiments_of_one_flag_do_not_get_in_each_others_way() {
+    let rules =
+        |rules: &[Value]| json!({"enabled": true, "rules": rules, "default": {"variant": "off"}});
+    let found = |list: &[Value]| flag(&switch(), &rules(list), &Limits::default());
+    let a = experiment("a", "org", "l", [0, 5_000]);
+    for fine in [
+        experiment("b", "org", "l", [5_000, 10_000]),
+        experiment("b", "subject_key", "m", [0, 10_000]),
+        a.clone(),
+    ] {
+        assert_eq!(found(&[a.clone(), fine]), Ok(()));
+    }
+    let at = |rest: &str| format!("/rules/1/serve/rollout/{rest}");
+    let refused = |rule: Value, rest: &str, message: &str| {
+        assert_faults(found(&[a.clone(), rule]), &[(&at(rest), message)]);
+    };
+    let range = "experiment/layer/range";
+    let overlap = "overlaps the slots [0, 5000] that the experiment \"a\" has in /rules/0";
+    refused(experiment("b", "org", "l", [4_999, 5_001]), range, overlap);
+    refused(experiment("b", "org", "l", [0, 1]), range, overlap);
+    refused(experiment("b", "org", "l", [0, 10_000]), range, overlap);
+    let other = "\"a\" buckets by \"org\" in /rules/0";
+    refused(
+        experiment("b", "team", "l", [5_000, 6_000]),
+        "bucket_by",
+        other,
+    );
+    let same = "the experiment \"a\" has slots [0, 5000] of the layer \"l\" in /rules/0";
+    refused(
+        experiment("a", "org", "l", [0, 4_999]),
+        "experiment/layer",
+        same,
+    );
+    refused(
+        experiment("a", "org", "m", [0, 5_000]),
+        "experiment/layer",
+        same,
+    );
+    let attribute = "the experiment \"a\" buckets by \"org\"";
+    refused(
+        experiment("a", "team", "l", [0, 5_000]),
+        "bucket_by",
+        attribute,
     );
 }
 
@@ -349,6 +433,12 @@ fn every_limit_is_refused_one_beyond_and_allowed_at_it() {
         let names: Vec<String> = (0..count).map(|n| n.to_string()).collect();
         json!({"enabled": true, "targets": [{"variant": "on", "subjects": names}], "default": {"variant": "on"}})
     };
+    let patterns = |sources: &[&str]| {
+        let clause = |source: &&str| json!({"attribute": "a", "op": "matches", "values": [source]});
+        let clauses: Vec<Value> = sources.iter().map(clause).collect();
+        let rule = |clause: &Value| json!({"when": [clause], "serve": {"variant": "on"}});
+        json!({"enabled": true, "rules": clauses.iter().map(rule).collect::<Vec<_>>(), "default": {"variant": "on"}})
+    };
     let three = json!({"type": "boolean", "variants": {"on": true, "off": false, "x": true}, "off_variant": "off"});
     let limits = small();
     for (config, policy) in [
@@ -356,6 +446,7 @@ fn every_limit_is_refused_one_beyond_and_allowed_at_it() {
         (switch(), when(2, 2)),
         (switch(), weights(2)),
         (switch(), targets(2)),
+        (switch(), patterns(&["abcde", "y"])),
     ] {
         assert_eq!(flag(&config, &policy, &limits), Ok(()));
     }
@@ -385,6 +476,34 @@ fn every_limit_is_refused_one_beyond_and_allowed_at_it() {
         flag(&switch(), &targets(3), &limits),
         &[("/targets", message)],
     );
+    assert_faults(
+        flag(&switch(), &patterns(&["abcdef", "y"]), &limits),
+        &[("/rules/0/when/0/values/0", "at most 5 bytes, not 6")],
+    );
+    let many = Limits {
+        rules_max: 3,
+        ..limits
+    };
+    assert_faults(
+        flag(&switch(), &patterns(&["x", "y", "("]), &many),
+        &[("/rules/2/when/0/values", "at most 2 regular expressions")],
+    );
+    let slow = Limits {
+        pattern_steps_max: 1,
+        ..Limits::default()
+    };
+    assert_faults(
+        flag(&switch(), &patterns(&["x", "("]), &slow),
+        &[("/rules/0/when/0/values/0", "too long to build together")],
+    );
+    assert_faults(
+        flag(
+            &switch(),
+            &patterns(&[r"(?:\w{1,100}){1,100}", "("]),
+            &Limits::default(),
+        ),
+        &[("/rules/0/when/0/values/0", "too large an automaton")],
+    );
     let segment_of = |key: &str, count: usize| segment(&json!({key: vec!["a"; count]}), &limits);
     for key in ["included", "excluded"] {
         assert_eq!(segment_of(key, 2), Ok(()));
@@ -411,5 +530,6 @@ fn the_documented_limits_are_the_default() {
         limits.context_len_max,
     );
     assert_eq!(found, (100_000, 100, 256, 65_536));
+    assert_eq!((limits.pattern_len_max, limits.patterns_max), (4_096, 100));
     assert_eq!(pennon_evaluator::DEPTH_MAX, 20);
 }

@@ -48,7 +48,7 @@ fn answers(snapshot: &Snapshot) -> Vec<String> {
     let mut answers: Vec<String> = keys
         .map(|key| format!("{:?}", snapshot.evaluate(&key, &Subject::new("u"))))
         .collect();
-    answers.extend(snapshot.flags().map(|flag| flag.key.to_string()));
+    answers.extend(snapshot.flags().map(|key| key.to_string()));
     answers.push(format!("{snapshot:?}"));
     answers
 }

@@ -7,10 +7,12 @@
 
 mod common;
 
-use common::{World, environment, serving, switch, version};
+use common::{World, environment, object, serving, switch, version};
 use pennon_evaluator::wire::{Ages, FrameDecoder, Intent, SharedFrame, StreamMessage};
-use pennon_evaluator::{EncodedState, EvaluationState, StateKey, StateKind, bucket};
-use serde_json::json;
+use pennon_evaluator::{
+    Detail, EncodedState, EvaluationState, Snapshot, StateKey, StateKind, Subject, bucket,
+};
+use serde_json::{Value, json};
 
 #[test]
 fn buckets_are_those_of_the_independent_implementation() {
@@ -20,6 +22,10 @@ fn buckets_are_those_of_the_independent_implementation() {
             include_str!("../testdata/bucket-murmur3-v1-random.jsonl"),
             10_000,
         ),
+        (
+            include_str!("../testdata/bucket-murmur3-v1-texts.jsonl"),
+            1_572,
+        ),
     ];
     for (file, count) in files {
         assert_eq!(file.lines().count(), count);
@@ -28,6 +34,81 @@ fn buckets_are_those_of_the_independent_implementation() {
                 serde_json::from_str(line).unwrap();
             assert_eq!(bucket(&salt, &value, total), wanted, "{line}"); // I7
         }
+    }
+}
+
+/// A flag `f` that serves everybody by this rollout, and `a` to those it passes over.
+fn splitting(rollout: &Value) -> Snapshot {
+    let variants = json!({"a": 1, "b": 2, "c": 3, "d": 4});
+    let config = json!({"type": "number", "variants": variants, "off_variant": "a"});
+    let rules = json!([{"when": [], "serve": {"rollout": rollout}}]);
+    let policy = json!({"enabled": true, "rules": rules, "default": {"variant": "a"}});
+    World::default().with_flag("f", 1, config, policy).load()
+}
+
+#[test]
+fn numbers_are_bucketed_by_their_decimal_form() {
+    let file = include_str!("../testdata/bucket-murmur3-v1-numbers.jsonl");
+    assert_eq!(file.lines().count(), 290);
+    for line in file.lines() {
+        let (salt, number, total, wanted): (String, Value, u32, Option<u32>) =
+            serde_json::from_str(line).unwrap();
+        let weights = json!([{"variant": "a", "weight": total}]);
+        let snapshot = splitting(&json!({"bucket_by": "n", "salt": salt, "weights": weights}));
+        let subject = Subject::from_json("u", &object(json!({"n": number}))).unwrap();
+        let found = snapshot.evaluate("f", &subject);
+        assert_eq!(found.bucket, wanted, "{line}"); // I7
+        let missing = (
+            found.detail == Some(Detail::BucketingKeyMissing),
+            wanted.is_none(),
+        );
+        assert_eq!(missing.0, missing.1, "{line}");
+    }
+}
+
+/// From what people write to the answer, with borders of shares on either side of the bucket.
+#[test]
+fn shares_are_those_of_the_independent_implementation() {
+    let file = include_str!("../testdata/bucket-murmur3-v1-splits.jsonl");
+    assert_eq!(file.lines().count(), 2_000);
+    let (mut firsts, mut lasts) = (0, 0);
+    for line in file.lines() {
+        let (salt, key, shares, bucket, place): (_, _, Vec<(String, u32)>, u32, usize) =
+            serde_json::from_str::<(String, String, _, _, _)>(line).unwrap();
+        let weights = shares.iter();
+        let weights =
+            weights.map(|(variant, weight)| json!({"variant": variant, "weight": weight}));
+        let weights: Vec<Value> = weights.collect();
+        let snapshot = splitting(&json!({"salt": salt, "weights": weights}));
+        let subject = Subject::new(key);
+        let found = snapshot.evaluate("f", &subject);
+        assert_eq!(found.bucket, Some(bucket), "{line}"); // I7
+        assert_eq!(found.variant, Some(shares[place].0.as_str()), "{line}"); // I7
+        let start: u32 = shares[..place].iter().map(|(_, weight)| weight).sum();
+        firsts += u32::from(bucket == start);
+        lasts += u32::from(bucket + 1 == start + shares[place].1);
+    }
+    assert!(firsts > 500 && lasts > 500, "{firsts} {lasts}");
+}
+
+/// A range of exactly the slot takes the subject in, one that ends before it or begins after it does not.
+#[test]
+fn slots_of_layers_are_those_of_the_independent_implementation() {
+    let file = include_str!("../testdata/bucket-murmur3-v1-layers.jsonl");
+    assert_eq!(file.lines().count(), 500);
+    for line in file.lines() {
+        let (layer, key, slot): (String, String, u32) = serde_json::from_str(line).unwrap();
+        let subject = Subject::new(key);
+        let takes_part = |range: [u32; 2]| {
+            let layer = json!({"key": layer, "range": range});
+            let weights = json!([{"variant": "b", "weight": 1}]);
+            let snapshot =
+                splitting(&json!({"weights": weights, "experiment": {"key": "e", "layer": layer}}));
+            snapshot.evaluate("f", &subject).variant == Some("b")
+        };
+        assert!(takes_part([slot, slot + 1]), "{line}"); // I7
+        assert!(slot == 0 || !takes_part([0, slot]), "{line}");
+        assert!(slot == 9_999 || !takes_part([slot + 1, 10_000]), "{line}");
     }
 }
 
@@ -86,6 +167,28 @@ fn world() -> World {
         )
 }
 
+/// The same, and a flag with what states could not hold at first.
+fn grown_world() -> World {
+    let when = json!([
+        {"attribute": "mail", "op": "matches", "values": ["@example\\.(com|org)$", "(?i)^ada"], "negate": true},
+        {"attribute": "since", "op": "before", "values": ["2026-11-22T16:00:00.5+01:00", -1]},
+        {"attribute": "since", "op": "after", "values": ["0000-01-01T00:00:00+23:59", 1e3]},
+        {"attribute": "ip", "op": "in_cidr", "values": ["10.1.2.3/8", "2001:db8::/32", "::ffff:192.0.2.1", "::/0"]},
+    ]);
+    let weights = json!([{"variant": "on", "weight": 1}, {"variant": "off", "weight": 2}]);
+    let layer = json!({"key": "checkout", "range": [2_500, 10_000]});
+    let policy = json!({
+        "enabled": true,
+        "rules": [
+            {"id": "layered", "when": when, "serve": {"rollout": {"bucket_by": "org", "weights": weights,
+                "experiment": {"key": "ckt-42", "layer": layer, "holdout": "beta"}}}},
+            {"when": [], "serve": {"rollout": {"weights": weights, "experiment": {"key": "ckt-43"}}}},
+        ],
+        "default": {"variant": "off"},
+    });
+    world().with_flag("experimental", 259, switch(), policy)
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -99,7 +202,7 @@ fn unhex(text: &str) -> Vec<u8> {
 #[test]
 fn states_have_the_frozen_bytes() {
     let mut found = String::new();
-    for state in world().states() {
+    for state in grown_world().states() {
         let encoded = EncodedState::new(&environment(), &state);
         let (key, bytes) = (encoded.state_key(), hex(encoded.bytes()));
         found += &format!("{key} {:032x} {bytes}\n", encoded.hash());

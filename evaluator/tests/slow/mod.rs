@@ -1,159 +1,331 @@
-//! The slow evaluator: the paragraphs of the specification, one after the other, on JSON. It
-//! shares no code with the crate; it may be slow and must be obvious.
+//! The slow evaluator: the paragraphs of the specification, one after the other, on the JSON that
+//! people write. It shares no code with the crate; it may be slow and must be obvious.
+//!
+//! What it notes in `seen` is what came up, by name; a test can then ask for everything to have come
+//! up. Clauses are in `clauses.rs`, what texts and numbers mean in `values.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a helper of tests fails like a test"
 )]
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+mod clauses;
+mod values;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
 use crate::common::World;
+pub(crate) use values::murmur3;
 
+/// What came up, and how often.
+pub(crate) type Seen = RefCell<BTreeMap<String, u64>>;
+
+/// The slow evaluator of one world.
 pub(crate) struct Slow<'a> {
-    pub(crate) world: &'a World,
-    pub(crate) key: &'a str,
-    pub(crate) attributes: &'a Map<String, Value>,
-    pub(crate) seen: &'a RefCell<BTreeSet<String>>,
+    world: &'a World,
+    seen: &'a Seen,
+    /// What there is to know of each flag without a subject.
+    facts: BTreeMap<&'a str, Facts>,
 }
 
-/// What a rollout or variant serves: its name, and the bucket.
-enum Served {
-    Variant(String),
-    Split(String, u64),
-    KeyMissing(String),
+struct Facts {
+    config_version: u64,
+    sound: bool,
 }
 
-impl Slow<'_> {
-    fn saw(&self, what: impl Into<String>) {
-        self.seen.borrow_mut().insert(what.into());
+/// The answer in the shape of the contract, and whether an exposure is due.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) json: Value,
+    pub(crate) exposure_due: bool,
+}
+
+/// What was decided, by names.
+#[derive(Default)]
+struct Decision {
+    variant: String,
+    reason: &'static str,
+    rule_id: Option<String>,
+    bucket: Option<u64>,
+    detail: Option<&'static str>,
+    experiment: Option<String>,
+}
+
+/// A flag or a segment.
+type Node = (&'static str, String);
+
+impl<'a> Slow<'a> {
+    pub(crate) fn new(world: &'a World, seen: &'a Seen) -> Slow<'a> {
+        let facts = world.flags.keys();
+        let facts = facts.map(|flag| (flag.as_str(), facts_of(world, flag, seen)));
+        Slow {
+            world,
+            seen,
+            facts: facts.collect(),
+        }
     }
 
-    /// The answer in the shape of the contract.
-    pub(crate) fn evaluate(&self, flag: &str) -> Value {
-        let answer = self.decide(flag, 0);
-        self.saw(answer["reason"].as_str().unwrap());
-        answer
-    }
-
-    fn decide(&self, flag: &str, depth: usize) -> Value {
-        let Some((_, config, policy)) = self.world.flags.get(flag) else {
-            return not_found(flag, 0);
+    pub(crate) fn evaluate(
+        &self,
+        flag: &str,
+        key: &str,
+        attributes: &Map<String, Value>,
+    ) -> Answer {
+        let subject = Subject {
+            slow: self,
+            key,
+            attributes,
+            entered: RefCell::new(0),
         };
+        let decision = subject.decide(flag, 0);
+        if *subject.entered.borrow() > 64 {
+            self.saw("more than 64 states entered");
+        }
+        self.saw(decision.reason);
+        self.saw(decision.detail.unwrap_or("no detail"));
+        let exposure_due = self.exposure_due(flag, &decision);
+        Answer {
+            json: self.show(flag, decision),
+            exposure_due,
+        }
+    }
+
+    fn saw(&self, what: impl AsRef<str>) {
+        saw(self.seen, what);
+    }
+
+    /// "An evaluation of an experiment asks for an ExposureEvent; others do not unless the flag
+    /// says `track`." Without a bucketing value "no exposure is due".
+    fn exposure_due(&self, flag: &str, decision: &Decision) -> bool {
+        if decision.reason == "FLAG_NOT_FOUND" {
+            return false;
+        }
+        let (_, config, _) = &self.world.flags[flag];
+        let tracked = config["track"] == json!(true);
+        let experiment = decision.experiment.is_some();
+        let missing = decision.detail == Some("BUCKETING_KEY_MISSING");
+        let word = |yes, word| if yes { word } else { "" };
+        self.saw(format!(
+            "exposure:{}{}{}",
+            word(tracked, " tracked"),
+            word(experiment, " experiment"),
+            word(missing, " no bucket"),
+        ));
+        (tracked || experiment) && !missing
+    }
+
+    /// `{flag, enabled, variant, value, config_version, reason, rule_id?, bucket?, detail?,
+    /// experiment?}`
+    fn show(&self, flag: &str, decision: Decision) -> Value {
+        let version = self.facts.get(flag).map_or(0, |facts| facts.config_version);
+        let mut json = json!({
+            "flag": flag, "enabled": false, "variant": null, "value": null,
+            "config_version": version, "reason": decision.reason,
+        });
+        if decision.reason != "FLAG_NOT_FOUND" {
+            let (_, config, policy) = &self.world.flags[flag];
+            json["enabled"] = policy["enabled"].clone();
+            json["variant"] = json!(decision.variant);
+            json["value"] = sorted(&config["variants"][&decision.variant]);
+        }
+        let optional = [
+            ("rule_id", decision.rule_id.map(Value::from)),
+            ("bucket", decision.bucket.map(Value::from)),
+            ("detail", decision.detail.map(Value::from)),
+            ("experiment", decision.experiment.map(Value::from)),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                json[name] = value;
+            }
+        }
+        json
+    }
+}
+
+/// The subject of one evaluation.
+struct Subject<'a> {
+    slow: &'a Slow<'a>,
+    key: &'a str,
+    attributes: &'a Map<String, Value>,
+    /// How many flags and segments were entered.
+    entered: RefCell<usize>,
+}
+
+impl Subject<'_> {
+    fn saw(&self, what: impl AsRef<str>) {
+        self.slow.saw(what);
+    }
+
+    /// The order of decision.
+    fn decide(&self, flag: &str, depth: usize) -> Decision {
+        *self.entered.borrow_mut() += 1;
         // 1. archived or unknown flag
+        let Some((_, config, policy)) = self.slow.world.flags.get(flag) else {
+            return decision("", "FLAG_NOT_FOUND");
+        };
         if config["archived"] == json!(true) {
-            return not_found(flag, self.newest_of_flag(flag));
+            return Decision {
+                detail: Some("ARCHIVED"),
+                ..decision("", "FLAG_NOT_FOUND")
+            };
         }
         let off = config["off_variant"].as_str().unwrap();
         // 2. enabled: false
         if policy["enabled"] == json!(false) {
-            return self.answer(flag, off, "DISABLED");
+            return decision(off, "DISABLED");
         }
-        // 3. prerequisites
+        // 3. prerequisites; none can be asked when what they use runs in circles
+        if !self.slow.facts[flag].sound {
+            return Decision {
+                detail: Some("GRAPH_UNSOUND"),
+                ..decision(off, "PREREQUISITE_FAILED")
+            };
+        }
         for prerequisite in list(&policy["prerequisites"]) {
-            if depth > 0 {
-                self.saw("prerequisite of prerequisite");
-            }
-            let other = self.decide(prerequisite["flag"].as_str().unwrap(), depth + 1);
-            let usable =
-                other["enabled"] == json!(true) && other["reason"] != json!("FLAG_NOT_FOUND");
-            if !usable || !list(&prerequisite["variants"]).contains(&other["variant"]) {
-                return self.answer(flag, off, "PREREQUISITE_FAILED");
+            if !self.prerequisite_holds(prerequisite, depth) {
+                return decision(off, "PREREQUISITE_FAILED");
             }
         }
         // 4. individual target
         for target in list(&policy["targets"]) {
-            if list(&target["subjects"]).contains(&json!(self.key)) {
-                return self.answer(flag, target["variant"].as_str().unwrap(), "TARGET_MATCH");
+            if has(&target["subjects"], self.key) {
+                return decision(target["variant"].as_str().unwrap(), "TARGET_MATCH");
             }
         }
-        // 5. the first rule whose clauses all hold
+        // 5. the first rule whose clauses all hold, and in whose experiment the subject takes part
         for (n, rule) in list(&policy["rules"]).iter().enumerate() {
-            if self.all_hold(&rule["when"], 0) {
-                let id = json!(format!("rule-{}", n + 1));
-                let mut answer = self.served(flag, &rule["serve"], "RULE_MATCH");
-                answer
-                    .as_object_mut()
-                    .unwrap()
-                    .shift_insert(6, "rule_id".to_owned(), id);
-                return answer;
+            if !self.all_hold(&rule["when"], 0) || !self.takes_part(&rule["serve"]["rollout"]) {
+                continue;
             }
+            let place = format!("rule-{}", n + 1);
+            return Decision {
+                rule_id: Some(rule["id"].as_str().map_or(place, str::to_owned)),
+                ..self.served(flag, &rule["serve"], "RULE_MATCH")
+            };
         }
         // 6. default
-        let plain = list(&policy["rules"]).is_empty()
-            && list(&policy["targets"]).is_empty()
-            && policy["default"]["variant"].is_string();
-        self.served(
-            flag,
-            &policy["default"],
-            if plain { "STATIC" } else { "DEFAULT" },
-        )
+        let plain = list(&policy["rules"]).is_empty() && list(&policy["targets"]).is_empty();
+        let reason = if plain { "STATIC" } else { "DEFAULT" };
+        self.served(flag, &policy["default"], reason)
     }
 
-    fn served(&self, flag: &str, serve: &Value, reason: &str) -> Value {
-        match self.pick(flag, serve) {
-            Served::Variant(variant) => self.answer(flag, &variant, reason),
-            Served::Split(variant, bucket) => {
-                let mut answer = self.answer(flag, &variant, "SPLIT");
-                answer["bucket"] = json!(bucket);
-                answer
+    /// "a prerequisite not at one of its variants (or disabled, or missing)"
+    fn prerequisite_holds(&self, prerequisite: &Value, depth: usize) -> bool {
+        let flag = prerequisite["flag"].as_str().unwrap();
+        let other = self.decide(flag, depth + 1);
+        let outcome = match other.reason {
+            "FLAG_NOT_FOUND" => other.detail.unwrap_or("missing"),
+            "DISABLED" => "disabled",
+            _ if has(&prerequisite["variants"], &other.variant) => "met",
+            _ => "not met",
+        };
+        self.saw(format!("prerequisite {outcome}"));
+        if depth > 0 {
+            self.saw("prerequisite of a prerequisite");
+        }
+        outcome == "met"
+    }
+
+    /// Whether the subject takes part in the experiment of a rollout, if it has one: "iff it is not
+    /// in the holdout and its slot is in the range".
+    fn takes_part(&self, rollout: &Value) -> bool {
+        let experiment = &rollout["experiment"];
+        if experiment.is_null() {
+            return true;
+        }
+        let outcome = self.part_in(experiment, rollout);
+        self.saw(format!("experiment: {outcome}"));
+        outcome.starts_with("takes part")
+    }
+
+    fn part_in(&self, experiment: &Value, rollout: &Value) -> &'static str {
+        if let Some(holdout) = experiment["holdout"].as_str() {
+            match self.within(holdout, 1) {
+                Some(true) => return "held out",
+                Some(false) => {}
+                None => return "held out because the holdout cannot be decided",
             }
-            Served::KeyMissing(variant) => {
-                self.saw("BUCKETING_KEY_MISSING");
-                let mut answer = self.answer(flag, &variant, "SPLIT");
-                answer["detail"] = json!("BUCKETING_KEY_MISSING");
-                answer
-            }
+        }
+        let Some(layer) = experiment["layer"]["key"].as_str() else {
+            return "takes part, without a layer";
+        };
+        let Some(slot) = self.bucket(rollout, &format!("layer={layer}"), 10_000) else {
+            return "without a slot";
+        };
+        let range = |n: usize| experiment["layer"]["range"][n].as_u64().unwrap();
+        match slot {
+            _ if slot < range(0) => "before its range",
+            _ if slot >= range(1) => "after its range",
+            _ if slot == range(0) => "takes part, at the first slot",
+            _ if slot + 1 == range(1) => "takes part, at the last slot",
+            _ => "takes part",
         }
     }
 
-    fn pick(&self, flag: &str, serve: &Value) -> Served {
+    fn served(&self, flag: &str, serve: &Value, reason: &'static str) -> Decision {
         if let Some(variant) = serve["variant"].as_str() {
-            return Served::Variant(variant.to_owned());
+            return decision(variant, reason);
         }
         let rollout = &serve["rollout"];
+        let experiment = rollout["experiment"]["key"].as_str().map(str::to_owned);
+        Decision {
+            experiment,
+            ..self.split(flag, rollout)
+        }
+    }
+
+    /// "the variant is the first whose cumulative weight exceeds `b`. `salt` is the rollout's own, or
+    /// the flag's."
+    fn split(&self, flag: &str, rollout: &Value) -> Decision {
+        let (_, config, _) = &self.slow.world.flags[flag];
         let weights = list(&rollout["weights"]);
-        let weights: Vec<(&str, u64)> = weights
-            .iter()
-            .map(|w| {
-                (
-                    w["variant"].as_str().unwrap(),
-                    w["weight"].as_u64().unwrap(),
+        let total = weights.iter().map(|w| w["weight"].as_u64().unwrap()).sum();
+        let salt = rollout["salt"].as_str().or(config["salt"].as_str());
+        let Some(bucket) = self.bucket(rollout, salt.unwrap_or(flag), total) else {
+            return Decision {
+                detail: Some("BUCKETING_KEY_MISSING"),
+                ..decision(
+                    weights.last().unwrap()["variant"].as_str().unwrap(),
+                    "SPLIT",
                 )
-            })
-            .collect();
-        let total = weights.iter().map(|(_, weight)| weight).sum();
-        let salt = rollout["salt"].as_str().unwrap_or(flag);
-        let Some(bucket) = self.bucket(rollout, salt, total) else {
-            return Served::KeyMissing(weights.last().unwrap().0.to_owned());
+            };
         };
         let mut cumulative = 0;
-        for (variant, weight) in weights {
-            cumulative += weight;
+        for weight in weights {
+            cumulative += weight["weight"].as_u64().unwrap();
             if cumulative > bucket {
-                return Served::Split(variant.to_owned(), bucket);
+                return Decision {
+                    bucket: Some(bucket),
+                    ..decision(weight["variant"].as_str().unwrap(), "SPLIT")
+                };
             }
         }
         unreachable!("a bucket is below the total");
     }
 
+    /// "`h = murmur3_x86_32(seed 0, UTF-8 of salt ‖ value)`; `b = (h as u64 * total) >> 32`"
     fn bucket(&self, rollout: &Value, salt: &str, total: u64) -> Option<u64> {
-        let value = match self.attribute(rollout["bucket_by"].as_str().unwrap())? {
-            Value::String(text) if !text.is_empty() => text,
-            Value::Number(number) => {
-                self.saw("bucket by number");
-                let number = number.as_f64().unwrap();
-                if number.trunc() != number || number.abs() > 2_f64.powi(53) {
-                    return None;
-                }
-                format!("{}", number as i64)
-            }
-            _ => return None,
+        let by = rollout["bucket_by"].as_str().unwrap_or("subject_key");
+        let (kind, value) = match self.attribute(by) {
+            None => ("nothing", None),
+            Some(Value::String(text)) if text.is_empty() => ("an empty text", None),
+            Some(Value::String(text)) => ("a text", Some(text)),
+            Some(Value::Bool(_)) => ("a boolean", None),
+            Some(Value::Array(_)) => ("a list", None),
+            Some(Value::Number(number)) => match number.as_f64().unwrap() {
+                number if number.trunc() != number => ("a fraction", None),
+                number if number.abs() > 2_f64.powi(53) => ("too large a number", None),
+                number => ("a whole number", Some(format!("{}", number as i64))),
+            },
+            Some(Value::Null | Value::Object(_)) => unreachable!("no such attribute"),
         };
-        Some((u64::from(murmur3([salt, &value].concat().as_bytes())) * total) >> 32)
+        self.saw(format!("bucket by {kind}"));
+        Some((u64::from(murmur3([salt, &value?].concat().as_bytes())) * total) >> 32)
     }
 
     /// The value of an attribute; a null one is missing.
@@ -167,208 +339,140 @@ impl Slow<'_> {
                 .cloned(),
         }
     }
+}
 
-    fn all_hold(&self, when: &Value, depth: usize) -> bool {
-        list(when).iter().all(|clause| self.holds(clause, depth))
-    }
-
-    fn holds(&self, clause: &Value, depth: usize) -> bool {
-        let op = clause["op"].as_str().unwrap();
-        let negate = clause["negate"] == json!(true);
-        let wanted = list(&clause["values"]);
-        let outcome = match op {
-            "in_segment" => {
-                if depth > 0 {
-                    self.saw("segment in segment");
-                }
-                let within = |key: &Value| self.within(key.as_str().unwrap(), depth + 1);
-                if wanted.iter().any(within) {
-                    "match"
-                } else {
-                    "no match"
-                }
-            }
-            "exists" => match self.attribute(clause["attribute"].as_str().unwrap()) {
-                Some(_) => "match",
-                None => "missing",
-            },
-            _ => match self.attribute(clause["attribute"].as_str().unwrap()) {
-                None => "missing",
-                Some(Value::Array(items)) => {
-                    self.saw("list");
-                    let outcomes = items.iter().map(|item| compare(op, item, &wanted));
-                    outcomes.max().unwrap_or("no match").trim_start()
-                }
-                Some(value) => compare(op, &value, &wanted).trim_start(),
-            },
-        };
-        self.saw(format!("{op} {outcome} {negate}"));
-        match outcome {
-            "missing" if op == "exists" => negate,
-            "missing" => false,
-            "match" => !negate,
-            _ => negate,
-        }
-    }
-
-    fn within(&self, segment: &str, depth: usize) -> bool {
-        let (_, policy) = &self.world.segments[segment];
-        if list(&policy["excluded"]).contains(&json!(self.key)) {
-            self.saw("segment excluded");
-            return false;
-        }
-        if list(&policy["included"]).contains(&json!(self.key)) {
-            self.saw("segment included");
-            return true;
-        }
-        for rule in list(&policy["rules"]) {
-            if !self.all_hold(&rule["when"], depth) {
-                continue;
-            }
-            let rollout = &rule["rollout"];
-            if rollout.is_null() {
-                return true;
-            }
-            let salt = rollout["salt"].as_str().unwrap_or(segment);
-            let bucket = self.bucket(rollout, salt, rollout["of"].as_u64().unwrap());
-            if bucket.is_some_and(|bucket| bucket < rollout["share"].as_u64().unwrap()) {
-                return true;
-            }
-            self.saw("segment share out");
-        }
-        false
-    }
-
-    fn answer(&self, flag: &str, variant: &str, reason: &str) -> Value {
-        let (_, config, policy) = &self.world.flags[flag];
-        json!({
-            "flag": flag, "enabled": policy["enabled"], "variant": variant,
-            "value": config["variants"][variant], "config_version": self.newest_of_flag(flag),
-            "reason": reason,
-        })
-    }
-
-    /// The version at which the flag or anything it uses last changed.
-    fn newest_of_flag(&self, flag: &str) -> u64 {
-        let (changed_at, _, policy) = &self.world.flags[flag];
-        let prerequisites = list(&policy["prerequisites"]);
-        let flags = prerequisites
-            .iter()
-            .map(|p| self.newest_of_flag(p["flag"].as_str().unwrap()));
-        flags
-            .max()
-            .unwrap_or(0)
-            .max(*changed_at)
-            .max(self.newest_of_rules(&policy["rules"]))
-    }
-
-    fn newest_of_rules(&self, rules: &Value) -> u64 {
-        let rules = list(rules);
-        let clauses = rules.iter().flat_map(|rule| list(&rule["when"]));
-        let named = clauses.filter(|clause| clause["op"] == json!("in_segment"));
-        let named = named.flat_map(|clause| list(&clause["values"]));
-        let newest = named.map(|key| {
-            let (changed_at, policy) = &self.world.segments[key.as_str().unwrap()];
-            (*changed_at).max(self.newest_of_rules(&policy["rules"]))
-        });
-        newest.max().unwrap_or(0)
+fn decision(variant: &str, reason: &'static str) -> Decision {
+    Decision {
+        variant: variant.to_owned(),
+        reason,
+        ..Decision::default()
     }
 }
 
-fn not_found(flag: &str, config_version: u64) -> Value {
-    json!({
-        "flag": flag, "enabled": false, "variant": null, "value": null,
-        "config_version": config_version, "reason": "FLAG_NOT_FOUND",
-    })
-}
-
-fn list(value: &Value) -> Vec<Value> {
-    value.as_array().cloned().unwrap_or_default()
-}
-
-/// Compares one value with any of those wanted. The words sort by how much they say: a match beats
-/// the rest (" no match" < " wrong type" < "match").
-fn compare(op: &str, value: &Value, wanted: &[Value]) -> &'static str {
-    let any = |test: &dyn Fn(&Value) -> bool| {
-        if wanted.iter().any(test) {
-            "match"
-        } else {
-            " no match"
-        }
+/// Works out the config version ("at which this flag's EvaluationState last changed (its own config
+/// or policy, or that of a segment or prerequisite it uses)") and whether "prerequisite and segment
+/// graphs are acyclic" and not deeper than 20 steps.
+fn facts_of(world: &World, flag: &str, seen: &Seen) -> Facts {
+    let start: Node = ("flag", flag.to_owned());
+    let own = changed_at(world, &start);
+    let mut reached = BTreeSet::from([start.clone()]);
+    let mut steps = vec![reached.clone()];
+    for _ in 0..21 {
+        let nodes = steps.last().unwrap().iter();
+        let next: BTreeSet<Node> = nodes.flat_map(|node| uses(world, node, true)).collect();
+        reached.extend(next.clone());
+        steps.push(next);
+    }
+    // Somebody is still there after 21 steps: too deep, or in a circle.
+    let sound = steps.last().unwrap().is_empty();
+    if !steps[20].is_empty() && sound {
+        saw(seen, "a chain of 20 steps");
+    }
+    let newest = |nodes: &BTreeSet<Node>| nodes.iter().map(|node| changed_at(world, node)).max();
+    let config_version = match sound {
+        true => newest(&reached).unwrap(),
+        false => own,
     };
-    match op {
-        "in" => any(&|wanted| match (value.as_f64(), wanted.as_f64()) {
-            (Some(a), Some(b)) => a == b,
-            _ => value == wanted,
-        }),
-        "contains" | "starts_with" | "ends_with" => {
-            let Some(text) = value.as_str() else {
-                return " wrong type";
-            };
-            any(&|wanted| {
-                let wanted = wanted.as_str().unwrap();
-                match op {
-                    "contains" => text.contains(wanted),
-                    "starts_with" => text.starts_with(wanted),
-                    _ => text.ends_with(wanted),
-                }
-            })
-        }
-        "lt" | "lte" | "gt" | "gte" => {
-            let Some(number) = value.as_f64() else {
-                return " wrong type";
-            };
-            any(&|wanted| {
-                let wanted = wanted.as_f64().unwrap();
-                match op {
-                    "lt" => number < wanted,
-                    "lte" => number <= wanted,
-                    "gt" => number > wanted,
-                    _ => number >= wanted,
-                }
-            })
-        }
-        _ => {
-            let Some(version) = value.as_str().and_then(semver) else {
-                return " wrong type";
-            };
-            any(&|wanted| {
-                let order = version.cmp_precedence(&semver(wanted.as_str().unwrap()).unwrap());
-                match op {
-                    "semver_eq" => order.is_eq(),
-                    "semver_lt" => order.is_lt(),
-                    "semver_lte" => order.is_le(),
-                    "semver_gt" => order.is_gt(),
-                    _ => order.is_ge(),
-                }
-            })
-        }
+    if config_version > own {
+        let direct = uses(world, &start, false);
+        let holdouts = uses(world, &start, true)
+            .into_iter()
+            .filter(|node| !direct.contains(node));
+        let holdouts: BTreeSet<Node> = holdouts.collect();
+        let by = match newest(&steps[1]) == Some(config_version) {
+            true if newest(&holdouts) == Some(config_version) => "a holdout",
+            true => "what it uses",
+            false => "what it uses indirectly",
+        };
+        saw(seen, format!("config version of {by}"));
+    }
+    Facts {
+        config_version,
+        sound,
     }
 }
 
-/// Pads a partial version and lets the crate `semver` read it.
-fn semver(text: &str) -> Option<semver::Version> {
-    let text = text.strip_prefix('v').unwrap_or(text);
-    let core_len = text.find(['-', '+']).unwrap_or(text.len());
-    let (core, rest) = text.split_at(core_len);
-    let padding = ".0".repeat(2_usize.saturating_sub(core.matches('.').count()));
-    semver::Version::parse(&format!("{core}{padding}{rest}")).ok()
+fn changed_at(world: &World, (kind, key): &Node) -> u64 {
+    match *kind {
+        "flag" => world
+            .flags
+            .get(key)
+            .map_or(0, |(changed_at, ..)| *changed_at),
+        _ => world
+            .segments
+            .get(key)
+            .map_or(0, |(changed_at, _)| *changed_at),
+    }
 }
 
-/// murmur3_x86_32 with seed 0, from its description.
-fn murmur3(bytes: &[u8]) -> u32 {
-    let mut h = 0_u32;
-    for chunk in bytes.chunks(4) {
-        let mut block = [0; 4];
-        block[..chunk.len()].copy_from_slice(chunk);
-        let k = u32::from_le_bytes(block).wrapping_mul(0xcc9e2d51);
-        h ^= k.rotate_left(15).wrapping_mul(0x1b873593);
-        if chunk.len() == 4 {
-            h = h.rotate_left(13).wrapping_mul(5).wrapping_add(0xe6546b64);
+/// Names what a flag or segment uses: its prerequisites, the segments of its clauses, its holdouts.
+fn uses(world: &World, (kind, key): &Node, with_holdouts: bool) -> BTreeSet<Node> {
+    let nothing = Value::Null;
+    let policy = match *kind {
+        "flag" => world
+            .flags
+            .get(key)
+            .map_or(&nothing, |(_, _, policy)| policy),
+        _ => world
+            .segments
+            .get(key)
+            .map_or(&nothing, |(_, policy)| policy),
+    };
+    let node = |kind, key: &Value| -> Node { (kind, key.as_str().unwrap().to_owned()) };
+    let prerequisites = list(&policy["prerequisites"]);
+    let mut uses: BTreeSet<Node> = prerequisites
+        .iter()
+        .map(|prerequisite| node("flag", &prerequisite["flag"]))
+        .collect();
+    for rule in list(&policy["rules"]) {
+        for clause in list(&rule["when"]) {
+            if clause["op"] == json!("in_segment") {
+                uses.extend(
+                    list(&clause["values"])
+                        .iter()
+                        .map(|key| node("segment", key)),
+                );
+            }
+        }
+        let holdout = &rule["serve"]["rollout"]["experiment"]["holdout"];
+        if with_holdouts && holdout.is_string() {
+            uses.insert(node("segment", holdout));
         }
     }
-    h ^= bytes.len() as u32;
-    h = (h ^ (h >> 16)).wrapping_mul(0x85ebca6b);
-    h = (h ^ (h >> 13)).wrapping_mul(0xc2b2ae35);
-    h ^ (h >> 16)
+    uses
+}
+
+fn saw(seen: &Seen, what: impl AsRef<str>) {
+    let mut seen = seen.borrow_mut();
+    match seen.get_mut(what.as_ref()) {
+        Some(count) => *count += 1,
+        None => _ = seen.insert(what.as_ref().to_owned(), 1),
+    }
+}
+
+/// Whether a list of texts has this one.
+fn has(list: &Value, text: &str) -> bool {
+    self::list(list).iter().any(|one| one == text)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The value with the names of its objects sorted, as values are shown.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let fields: BTreeMap<&String, Value> = map
+                .iter()
+                .map(|(name, value)| (name, sorted(value)))
+                .collect();
+            fields
+                .into_iter()
+                .map(|(name, value)| (name.clone(), value))
+                .collect()
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
 }
