@@ -248,7 +248,7 @@ pub struct CompiledChange {
     pub key: StateKey,
     /// The encoded EvaluationState; `None` removes it.
     pub state: Option<Bytes>,
-    /// The segments and prerequisite flags it refers to.
+    /// What it names: segments, prerequisite flags, layers and experiments.
     pub uses: Vec<StateKey>,
 }
 

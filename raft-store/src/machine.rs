@@ -60,7 +60,7 @@ pub struct Object {
 pub struct CompiledState {
     /// Key, bytes and hash.
     pub encoded: EncodedState,
-    /// The segments and prerequisite flags it uses.
+    /// What it names: segments, prerequisite flags, layers and experiments.
     pub uses: Arc<[StateKey]>,
 }
 
@@ -410,6 +410,9 @@ impl Machine {
     }
 
     fn put_state(&mut self, change: &CompiledChange) -> bool {
+        if !change.key.kind().has_state() {
+            return false; // No leader makes one (I11).
+        }
         let environment = &change.environment;
         let Some(here) = self.environments.get_mut(environment) else {
             return false;
@@ -537,7 +540,7 @@ impl Machine {
         self.environments.get(environment)
     }
 
-    /// The states in an environment that use this one.
+    /// The states in an environment that name this segment, prerequisite flag, layer or experiment.
     pub fn users_of(
         &self,
         environment: &EnvironmentKey,

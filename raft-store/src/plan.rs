@@ -9,6 +9,7 @@
 //! Left out: when a batch is closed, proposed and answered (the node's Writer).
 
 mod derive;
+mod experiments;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ use crate::window::Known;
 
 pub use self::derive::compile_one;
 use self::derive::{
-    StateFault, affected, compile_state, depth_below, object_of, parse_flag, user_too_far_above,
-    users_left, whole,
+    StateFault, affected, compile_state, depth_below, name_of, object_of, parse_flag,
+    user_too_far_above, users_left, whole,
 };
 
 /// Bytes of one batch at most: values as written and compiled states. Half of the longest entry
@@ -149,14 +150,14 @@ impl Draft {
                 compiled: decided.compiled,
                 unchanged: decided.unchanged,
             },
-            Err(refusal) if !remember => {
-                self.touch_refused(request, &refusal);
-                return self.refused(refusal);
+            Err(refused) if !remember => {
+                self.touch_refused(request, &refused);
+                return self.refused(refused.refusal);
             }
-            Err(refusal) => {
+            Err(refused) => {
                 self.items += 1;
-                self.touch_refused(request, &refusal);
-                Verdict::Refuse(refusal)
+                self.touch_refused(request, &refused);
+                Verdict::Refuse(refused.refusal)
             }
         };
         let item = Item {
@@ -192,13 +193,13 @@ impl Draft {
 
     /// A refusal that is stamped with the version of the batch must still be true when the batch
     /// is complete: what it speaks of is not written by this batch any more.
-    fn touch_refused(&mut self, request: &ChangeRequest, refusal: &Refusal) {
+    fn touch_refused(&mut self, request: &ChangeRequest, refused: &Refused) {
         if self.items == 0 {
             return;
         }
-        let asked = request.writes.iter().map(|write| write.object.clone());
-        self.touched.extend(asked);
-        match refusal {
+        let asked = request.writes.iter().map(|write| &write.object);
+        self.touched.extend(asked.chain(&refused.about).cloned());
+        match &refused.refusal {
             Refusal::Conflict { object, .. }
             | Refusal::NotFound { object }
             | Refusal::InUse { object, .. } => {
@@ -210,7 +211,7 @@ impl Draft {
         }
     }
 
-    fn decide(&self, request: &ChangeRequest) -> Result<Decided, Refusal> {
+    fn decide(&self, request: &ChangeRequest) -> Result<Decided, Refused> {
         let mut decided = Decided::default();
         check_shape(request)?;
         for (at, asked) in request.writes.iter().enumerate() {
@@ -224,12 +225,11 @@ impl Draft {
         decided.compiled = self.compile(&next, &decided)?;
         next.put_compiled(self.version, &decided.compiled);
         self.check_references(&next, &decided)?;
+        experiments::check(&self.machine, &next, &decided)?;
         if decided.bytes() > BATCH_BYTES_MAX {
             let what = "bytes of values and compiled states in one change set";
-            return Err(Refusal::Quota {
-                what: what.into(),
-                max: BATCH_BYTES_MAX as u64,
-            });
+            let (what, max) = (what.into(), BATCH_BYTES_MAX as u64);
+            return Err(Refusal::Quota { what, max }.into());
         }
         Ok(decided)
     }
@@ -419,36 +419,50 @@ impl Draft {
                 });
             }
         }
-        for change in decided
-            .compiled
-            .iter()
-            .filter(|change| !change.uses.is_empty())
-        {
+        for change in &decided.compiled {
             let Some(here) = next.compiled(&change.environment) else {
                 continue;
             };
+            // A layer or an experiment is named, but is no step of a chain.
             let uses = |key: &StateKey| {
-                here.state(key)
-                    .map_or_else(Vec::new, |state| state.uses.to_vec())
+                let uses = here.state(key).map(|state| state.uses.iter());
+                let uses = uses.into_iter().flatten();
+                let steps = uses.filter(|used| used.kind().has_state());
+                steps.cloned().collect::<Vec<_>>()
             };
+            if uses(&change.key).is_empty() {
+                continue;
+            }
             let invalid = |message: String| {
-                let write = decided.at(&object_of(&change.environment, &change.key));
-                Refusal::Invalid {
-                    write,
-                    faults: vec![Fault::new("", message)],
-                }
+                let object = object_of(&change.environment, &change.key);
+                let write = object.map_or(0, |object| decided.at(&object));
+                let faults = vec![Fault::new("", message)];
+                Refusal::Invalid { write, faults }
             };
             check_graph(&change.key, &uses, DEPTH_MAX)
                 .map_err(|fault| invalid(fault.to_string()))?;
             let below = depth_below(&change.key, &uses);
             if let Some(user) = user_too_far_above(next, change, DEPTH_MAX - below) {
-                let user = object_of(&change.environment, &user);
+                let user = name_of(&change.environment, &user);
                 return Err(invalid(format!(
                     "with this, what {user} uses would be deeper than {DEPTH_MAX}"
                 )));
             }
         }
         Ok(())
+    }
+}
+
+/// A refusal on its way to an answer, and the objects that it speaks of besides those asked for.
+struct Refused {
+    refusal: Refusal,
+    about: Vec<ObjectId>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let about = Vec::new();
+        Self { refusal, about }
     }
 }
 

@@ -78,7 +78,9 @@ pub(super) fn compile_state(
         machine: next,
         environment,
     };
-    let policy_id = object_of(environment, key);
+    let Some(policy_id) = object_of(environment, key) else {
+        return Ok(None);
+    };
     let Some(policy_object) = next.object(&policy_id) else {
         return Ok(None);
     };
@@ -187,7 +189,7 @@ fn broken_users(
     };
     let users = next.users_of(environment, &key).filter_map(|user| {
         if deleted {
-            return Some(object_of(environment, user).to_string());
+            return Some(name_of(environment, user));
         }
         match compile_state(next, environment, user, next.version(), limits) {
             Ok(_) => None,
@@ -208,11 +210,18 @@ fn state_key(object: &ObjectId) -> Option<StateKey> {
     }
 }
 
-pub(super) fn object_of(environment: &EnvironmentKey, key: &StateKey) -> ObjectId {
+/// The object that a state is compiled from. Layers and experiments have neither.
+pub(super) fn object_of(environment: &EnvironmentKey, key: &StateKey) -> Option<ObjectId> {
     match key.kind() {
-        StateKind::Flag => ObjectId::policy(environment.clone(), key.shared()),
-        StateKind::Segment => ObjectId::segment(environment.clone(), key.shared()),
+        StateKind::Flag => Some(ObjectId::policy(environment.clone(), key.shared())),
+        StateKind::Segment => Some(ObjectId::segment(environment.clone(), key.shared())),
+        StateKind::Layer | StateKind::Experiment => None,
     }
+}
+
+/// What people know a state by.
+pub(super) fn name_of(environment: &EnvironmentKey, key: &StateKey) -> String {
+    object_of(environment, key).map_or_else(|| key.to_string(), |object| object.to_string())
 }
 
 /// The longest chain below a state, in steps. The graph below is known to be acyclic and bounded.

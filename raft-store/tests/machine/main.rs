@@ -8,6 +8,8 @@
 )]
 
 mod decisions;
+mod experiments;
+mod experiments_property;
 mod hostile;
 mod property;
 mod scripts;

@@ -6,7 +6,7 @@
 //! Objects are written `env/E`, `flag/F`, `policy/E/F`, `segment/E/S`. `put OBJECT JSON`, `delete
 //! OBJECT` and `switch policy/E/F on|off` take `if=absent|present|VERSION` and `id=KEY`; several
 //! in one change set follow each other in `change`. Between `begin` and `commit` change sets are
-//! one batch. `blank`, `bytes`, `since E V`, `show`, `state` and `reload` do what they say.
+//! one batch. `blank`, `bytes`, `since E V`, `show`, `state`, `users` and `reload` do what they say.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -125,6 +125,22 @@ impl goldenscript::Runner for Script {
                 Some(object) => format!("version {} {}\n", object.version, object.value),
             }),
             ("state", [environment, kind, key]) => self.state(environment, kind, key),
+            ("users", [environment, kind, key]) => {
+                let (environment, used) = (
+                    EnvironmentKey::try_from(*environment)?,
+                    state_key(kind, key)?,
+                );
+                let users = self.cluster.machine.users_of(&environment, &used);
+                let users: Vec<String> = users.map(ToString::to_string).collect();
+                Ok(format!(
+                    "{}\n",
+                    if users.is_empty() {
+                        "nobody".into()
+                    } else {
+                        users.join(", ")
+                    }
+                ))
+            }
             ("reload", []) => {
                 self.cluster.machine = reload(&self.cluster.machine);
                 Ok("the same digest\n".into())
@@ -179,18 +195,13 @@ impl Script {
     }
 
     fn state(&self, environment: &str, kind: &str, key: &str) -> Result<String> {
-        let kind = if kind == "flag" {
-            StateKind::Flag
-        } else {
-            StateKind::Segment
-        };
         let environment = EnvironmentKey::try_from(environment)?;
         let here = self
             .cluster
             .machine
             .compiled(&environment)
             .ok_or("no such environment")?;
-        Ok(match here.state(&StateKey::new(kind, key)?) {
+        Ok(match here.state(&state_key(kind, key)?) {
             None => "absent\n".into(),
             Some(state) => format!("{}\n", state.encoded.decode()?.to_json()),
         })
@@ -227,6 +238,17 @@ fn parse_object(text: &str) -> Result<ObjectId> {
         ["segment", environment, key] => ObjectId::segment((*environment).try_into()?, *key),
         _ => return Err(format!("{text} names no object").into()),
     })
+}
+
+fn state_key(kind: &str, key: &str) -> Result<StateKey> {
+    let kinds = [
+        StateKind::Flag,
+        StateKind::Segment,
+        StateKind::Layer,
+        StateKind::Experiment,
+    ];
+    let kind = kinds.into_iter().find(|known| known.as_str() == kind);
+    Ok(StateKey::new(kind.ok_or("no such kind")?, key)?)
 }
 
 fn parse_expected(text: &str) -> Result<Expected> {

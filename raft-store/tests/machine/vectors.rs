@@ -125,6 +125,29 @@ fn records() -> Vec<SnapshotRecord> {
     ]
 }
 
+/// What a state can name, by position: flag, segment, layer, experiment.
+fn names() -> (CompiledChange, SnapshotRecord) {
+    let kinds = [
+        StateKind::Flag,
+        StateKind::Segment,
+        StateKind::Layer,
+        StateKind::Experiment,
+    ];
+    let uses: Vec<StateKey> = kinds
+        .into_iter()
+        .map(|kind| StateKey::new(kind, "n").unwrap())
+        .collect();
+    let key = StateKey::new(StateKind::Flag, "f").unwrap();
+    let bytes = Bytes::from_static(&[1, 2, 3]);
+    let change = CompiledChange {
+        environment: e(),
+        key: key.clone(),
+        state: Some(bytes.clone()),
+        uses: uses.clone(),
+    };
+    (change, SnapshotRecord::State(e(), key, bytes, uses))
+}
+
 fn change() -> Change {
     Change {
         object: flag("f"),
@@ -158,4 +181,5 @@ fn stored_bytes_are_frozen() {
     frozen("command-1.hex", &command());
     frozen("snapshot-records-1.hex", &records());
     frozen("change-1.hex", &change());
+    frozen("names-1.hex", &names());
 }
