@@ -3,18 +3,21 @@
 //! What must hold: the age is computed when the flag is decided, from the same state (I5); a stale
 //! answer is either marked or replaced by the caller's default, never passed off as fresh.
 //!
-//! An [`Evaluation`] that came from a client has to keep its state alive and cannot also borrow
-//! from it, so it decides anew when it is asked for text: deciding is pure, and so gives the same
-//! again (I7). One that came from a pinned state borrows and decides once.
+//! An [`Evaluation`] has the state that it was made on, kept alive or borrowed, and what was decided
+//! by number; names and values are looked up in that state when they are asked for. Keeping it alive
+//! writes to no memory that other threads write to (`arc-swap`'s guards).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pennon_evaluator::{Detail, Freshness, OnStale, Subject, ValueRef, Version};
+use arc_swap::Guard;
+use pennon_evaluator::{
+    Decision, Detail, Freshness, OnStale, Snapshot, Subject, ValueRef, Version,
+};
 use serde::de::DeserializeOwned;
 
 use crate::clock::Clock;
-use crate::session::Held;
+use crate::held::Held;
 
 /// What to answer beyond the staleness bound. A flag that says `"on_stale": "default"` gives the
 /// default under both.
@@ -59,209 +62,274 @@ impl std::fmt::Display for Reason {
 /// What a flag evaluates to for a subject, and what that rests on.
 #[derive(Clone, Debug)]
 pub struct Evaluation<'a> {
-    source: Source<'a>,
-    snapshot_version: Option<Version>,
-    age: Option<Duration>,
+    held: HeldRef<'a>,
+    decision: Decision,
+    /// When it was decided, at the latest.
+    at: Duration,
     freshness: Freshness,
     reason: Reason,
-    enabled: bool,
-    config_version: Version,
-    bucket: Option<u32>,
-    detail: Option<Detail>,
 }
 
-/// Where the text of an evaluation is.
-#[derive(Clone, Debug)]
-enum Source<'a> {
-    /// The caller's default holds.
-    None,
-    Borrowed(pennon_evaluator::Evaluation<'a>),
-    Owned {
-        held: Arc<Held>,
-        flag: &'a str,
-        subject: &'a Subject,
-    },
+/// How the state of an evaluation is kept.
+#[derive(Debug)]
+enum HeldRef<'a> {
+    Borrowed(Option<&'a Held>),
+    Guarded(Guard<Option<Arc<Held>>>),
 }
 
-impl<'a> Evaluation<'a> {
-    pub(crate) fn owning(
-        held: Option<Arc<Held>>,
+impl Clone for HeldRef<'_> {
+    fn clone(&self) -> Self {
+        match self {
+            HeldRef::Borrowed(held) => HeldRef::Borrowed(*held),
+            HeldRef::Guarded(held) => HeldRef::Guarded(Guard::from_inner(Option::clone(held))),
+        }
+    }
+}
+
+impl HeldRef<'_> {
+    #[inline]
+    fn get(&self) -> Option<&Held> {
+        match self {
+            HeldRef::Borrowed(held) => *held,
+            HeldRef::Guarded(held) => held.as_deref(),
+        }
+    }
+}
+
+impl Evaluation<'static> {
+    pub(crate) fn guarded(
+        held: Guard<Option<Arc<Held>>>,
         clock: &dyn Clock,
         policy: StalePolicy,
-        flag: &'a str,
-        subject: &'a Subject,
-    ) -> Evaluation<'a> {
-        let reader = Reader {
-            held: held.as_deref(),
-            clock,
-            policy,
-        };
-        let evaluation = reader.evaluate(flag, subject);
-        let served = matches!(evaluation.source, Source::Borrowed(_));
-        let plain = Evaluation {
-            source: Source::None,
-            ..evaluation
-        };
-        match held {
-            Some(held) if served => Evaluation {
-                source: Source::Owned {
-                    held,
-                    flag,
-                    subject,
-                },
-                ..plain
-            },
-            _ => plain,
+        flag: &str,
+        subject: &Subject,
+    ) -> Evaluation<'static> {
+        let made = Page::new(held.as_deref(), clock, policy).evaluate(flag, subject);
+        let (decision, at) = (made.decision, made.at);
+        let (freshness, reason) = (made.freshness, made.reason);
+        Evaluation {
+            held: HeldRef::Guarded(held),
+            decision,
+            at,
+            freshness,
+            reason,
+        }
+    }
+}
+
+impl Evaluation<'_> {
+    /// The answer of the flag, even if the caller's default is served.
+    fn answer(&self) -> Option<pennon_evaluator::Evaluation<'_>> {
+        let held = self.held.get()?;
+        Some(held.snapshot.answer(self.decision)) // I7
+    }
+
+    /// The state, if what was decided on it is what is served.
+    #[inline]
+    fn served_by(&self) -> Option<&Snapshot> {
+        match self.reason {
+            Reason::Decided(_) => self.held.get().map(|held| &held.snapshot),
+            Reason::NotReady | Reason::Stale => None,
         }
     }
 
-    fn decided(&self) -> Option<pennon_evaluator::Evaluation<'_>> {
-        match &self.source {
-            Source::None => None,
-            Source::Borrowed(evaluation) => Some(*evaluation),
-            Source::Owned {
-                held,
-                flag,
-                subject,
-            } => Some(held.snapshot.evaluate(flag, subject)), // I7
-        }
+    /// The answer of the flag, if that is what is served.
+    fn served(&self) -> Option<pennon_evaluator::Evaluation<'_>> {
+        Some(self.served_by()?.answer(self.decision)) // I7
     }
 
     /// Returns the name of the variant served; none when the caller's default holds.
+    #[inline]
     pub fn variant(&self) -> Option<&str> {
-        self.decided()?.variant
+        self.served_by()?.variant_of(self.decision)
     }
 
     /// Returns the value served; none when the caller's default holds.
+    #[inline]
     pub fn value(&self) -> Option<ValueRef<'_>> {
-        self.decided()?.value
+        self.served_by()?.value_of(self.decision)
     }
 
     /// Returns the id of the rule that decided, if one did.
     pub fn rule_id(&self) -> Option<&str> {
-        self.decided()?.rule_id
+        self.served()?.rule_id
+    }
+
+    /// Returns the key of the experiment whose split decided, if one did.
+    pub fn experiment(&self) -> Option<&str> {
+        self.served()?.experiment
+    }
+
+    /// Says whether this evaluation asks for an ExposureEvent: an experiment decided, or the flag
+    /// says `track`, and what was decided is served.
+    pub fn exposure_due(&self) -> bool {
+        self.served().is_some_and(|answer| answer.exposure_due)
     }
 
     /// Says whether the flag is known and its policy enabled. It says nothing of the value.
     pub fn enabled(&self) -> bool {
-        self.enabled
+        self.answer().is_some_and(|answer| answer.enabled)
     }
 
     /// Returns how the answer came about.
+    #[inline]
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
     /// Returns what else there is to say.
     pub fn detail(&self) -> Option<Detail> {
-        self.detail
+        self.served()?.detail
     }
 
     /// Returns the bucket of the subject, when a rollout decided.
     pub fn bucket(&self) -> Option<u32> {
-        self.bucket
+        self.served()?.bucket
     }
 
     /// Returns the version at which the flag, or anything it uses, last changed.
     pub fn config_version(&self) -> Version {
-        self.config_version
+        self.answer()
+            .map_or(Version::ZERO, |answer| answer.config_version)
     }
 
     /// Returns the version of the state it was decided on; none before the first snapshot.
+    #[inline]
     pub fn snapshot_version(&self) -> Option<Version> {
-        self.snapshot_version
+        Some(self.held.get()?.snapshot.version())
     }
 
-    /// Returns how old that state could at most be; none before the first snapshot.
+    /// Returns how old that state could at most be when it was decided; none before the first
+    /// snapshot. Up to [`CLOCK_ERROR_MAX`](crate::CLOCK_ERROR_MAX) of it is for the clock.
     pub fn age(&self) -> Option<Duration> {
-        self.age
+        Some(self.held.get()?.proof().age_max(self.at))
     }
 
     /// Says whether that is within the staleness bound.
+    #[inline]
     pub fn freshness(&self) -> Freshness {
         self.freshness
     }
 }
 
-/// Reads flags from one state.
+/// A look at one state: all flags at one version. See [`Client::read`](crate::Client::read).
 #[derive(Clone, Copy)]
-pub(crate) struct Reader<'a> {
-    pub(crate) held: Option<&'a Held>,
-    pub(crate) clock: &'a dyn Clock,
-    pub(crate) policy: StalePolicy,
+pub struct Page<'a> {
+    held: Option<&'a Held>,
+    clock: &'a dyn Clock,
+    policy: StalePolicy,
 }
 
-impl<'a> Reader<'a> {
-    pub(crate) fn evaluate(self, flag: &'a str, subject: &'a Subject) -> Evaluation<'a> {
-        let Some(held) = self.held else {
-            return NOT_READY;
-        };
-        let (age, freshness) = held.freshness(self.clock.now()); // I5
-        let decided = held.snapshot.evaluate(flag, subject);
-        let (source, reason) = match self.gives_default(freshness, decided.on_stale) {
-            true => (Source::None, Reason::Stale),
-            false => (Source::Borrowed(decided), Reason::Decided(decided.reason)),
-        };
-        let served = reason != Reason::Stale;
-        Evaluation {
-            source,
-            snapshot_version: Some(held.snapshot.version()),
-            age: Some(age),
-            freshness,
-            reason,
-            enabled: decided.enabled,
-            config_version: decided.config_version,
-            bucket: decided.bucket.filter(|_| served),
-            detail: decided.detail.filter(|_| served),
+impl<'a> Page<'a> {
+    pub(crate) fn new(
+        held: Option<&'a Held>,
+        clock: &'a dyn Clock,
+        policy: StalePolicy,
+    ) -> Page<'a> {
+        Page {
+            held,
+            clock,
+            policy,
         }
     }
 
-    pub(crate) fn bool(self, flag: &str, subject: &Subject) -> Option<bool> {
-        self.served(flag, subject)?.as_bool()
+    /// As [`Client::evaluate`](crate::Client::evaluate), borrowing the state.
+    #[inline]
+    pub fn evaluate(&self, flag: &str, subject: &Subject) -> Evaluation<'a> {
+        let Some(held) = self.held else {
+            return Evaluation {
+                held: HeldRef::Borrowed(None),
+                decision: Decision::NOT_FOUND,
+                at: Duration::ZERO,
+                freshness: Freshness::Stale,
+                reason: Reason::NotReady,
+            };
+        };
+        let (at, freshness) = held.judge_by(self.clock); // I5
+        let decision = held.snapshot.decide(flag, subject);
+        let reason = match self.gives_default(held, decision, freshness) {
+            true => Reason::Stale,
+            false => Reason::Decided(decision.reason()),
+        };
+        Evaluation {
+            held: HeldRef::Borrowed(Some(held)),
+            decision,
+            at,
+            freshness,
+            reason,
+        }
     }
 
-    pub(crate) fn number(self, flag: &str, subject: &Subject) -> Option<f64> {
-        self.served(flag, subject)?.as_f64()
+    /// As [`Client::is_enabled`](crate::Client::is_enabled).
+    #[inline]
+    pub fn is_enabled(&self, flag: &str, subject: &Subject) -> bool {
+        self.bool(flag, subject, false)
     }
 
-    pub(crate) fn integer(self, flag: &str, subject: &Subject) -> Option<i64> {
-        self.served(flag, subject)?.as_i64()
+    /// As [`Client::bool`](crate::Client::bool).
+    #[inline]
+    pub fn bool(&self, flag: &str, subject: &Subject, default: bool) -> bool {
+        let value = self.served(flag, subject).and_then(ValueRef::as_bool);
+        value.unwrap_or(default)
     }
 
-    pub(crate) fn string(self, flag: &str, subject: &Subject) -> Option<String> {
-        self.served(flag, subject)?.as_str().map(str::to_owned)
+    /// As [`Client::number`](crate::Client::number).
+    pub fn number(&self, flag: &str, subject: &Subject, default: f64) -> f64 {
+        let value = self.served(flag, subject).and_then(ValueRef::as_f64);
+        value.unwrap_or(default)
     }
 
-    pub(crate) fn value<T: DeserializeOwned>(self, flag: &str, subject: &Subject) -> Option<T> {
-        let value = self.served(flag, subject)?;
-        serde_json::from_str(value.as_json()).ok()
+    /// As [`Client::integer`](crate::Client::integer).
+    pub fn integer(&self, flag: &str, subject: &Subject, default: i64) -> i64 {
+        let value = self.served(flag, subject).and_then(ValueRef::as_i64);
+        value.unwrap_or(default)
+    }
+
+    /// Returns the value of a string flag, or the default when there is none. Allocates nothing,
+    /// unlike [`Client::string`](crate::Client::string).
+    pub fn str(&self, flag: &str, subject: &Subject, default: &'a str) -> &'a str {
+        let value = self.served(flag, subject).and_then(ValueRef::as_str);
+        value.unwrap_or(default)
+    }
+
+    /// As [`Client::value`](crate::Client::value).
+    pub fn value<T: DeserializeOwned>(&self, flag: &str, subject: &Subject, default: T) -> T {
+        let value = self.served(flag, subject);
+        let read = value.and_then(|value| serde_json::from_str(value.as_json()).ok());
+        read.unwrap_or(default)
+    }
+
+    /// Returns the version; none before the first snapshot.
+    pub fn version(&self) -> Option<Version> {
+        self.held.map(|held| held.snapshot.version())
     }
 
     /// The value to serve; none when the caller's default holds.
-    fn served(self, flag: &str, subject: &Subject) -> Option<ValueRef<'a>> {
+    #[inline]
+    fn served(&self, flag: &str, subject: &Subject) -> Option<ValueRef<'a>> {
         let held = self.held?;
-        let (_, freshness) = held.freshness(self.clock.now()); // I5
-        let decided = held.snapshot.evaluate(flag, subject);
-        match self.gives_default(freshness, decided.on_stale) {
+        let (_, freshness) = held.judge_by(self.clock); // I5
+        let decision = held.snapshot.decide(flag, subject);
+        match self.gives_default(held, decision, freshness) {
             true => None,
-            false => decided.value,
+            false => held.snapshot.value_of(decision),
         }
     }
 
-    fn gives_default(self, freshness: Freshness, on_stale: OnStale) -> bool {
-        let strict = self.policy == StalePolicy::ReturnDefault || on_stale == OnStale::Default;
-        freshness == Freshness::Stale && strict // I5
+    #[inline]
+    fn gives_default(&self, held: &Held, decision: Decision, freshness: Freshness) -> bool {
+        if freshness == Freshness::Fresh {
+            return false;
+        }
+        let on_stale = held.snapshot.answer(decision).on_stale;
+        self.policy == StalePolicy::ReturnDefault || on_stale == OnStale::Default // I5
     }
 }
 
-const NOT_READY: Evaluation<'static> = Evaluation {
-    source: Source::None,
-    snapshot_version: None,
-    age: None,
-    freshness: Freshness::Stale,
-    reason: Reason::NotReady,
-    enabled: false,
-    config_version: Version::ZERO,
-    bucket: None,
-    detail: None,
-};
+impl std::fmt::Debug for Page<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Page")
+            .field("version", &self.version())
+            .finish_non_exhaustive()
+    }
+}

@@ -38,20 +38,22 @@
 pub mod admin;
 mod builder;
 mod clock;
+mod current;
 mod endpoint;
 mod error;
 mod evaluation;
 mod flags;
+mod held;
 mod http1;
 mod session;
 mod status;
 mod transport;
 
 pub use builder::{CONNECT_DEADLINE_DEFAULT, ClientBuilder};
-pub use clock::{BootClock, Clock};
+pub use clock::{BootClock, CLOCK_ERROR_MAX, Clock};
 pub use endpoint::{Connecting, Connector, ENDPOINTS_MAX, Endpoint, Io, TcpConnector};
 pub use error::{Error, Problem};
-pub use evaluation::{Evaluation, Reason, StalePolicy};
+pub use evaluation::{Evaluation, Page, Reason, StalePolicy};
 pub use flags::{Changes, Client, Pinned};
 pub use pennon_evaluator::{
     Attribute, Detail, Freshness, Reason as DecidedReason, Scalar, Subject, ValueRef, ValueType,

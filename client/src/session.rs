@@ -33,6 +33,7 @@ use rand::{RngExt, SeedableRng};
 use self::stream::{Hello, Late, Stream};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::held::Held;
 use crate::status::Counters;
 
 /// The longest time to open a connection.
@@ -43,23 +44,6 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-
-/// What evaluations read: a state and what is known about its age. Derived.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(crate) snapshot: Snapshot,
-    pub(crate) cluster_id: Arc<str>,
-    pub(crate) proof: AgeBound,
-    /// The staleness bound: that of the environment, or the caller's if it is stricter.
-    pub(crate) bound: Duration,
-}
-
-impl Held {
-    pub(crate) fn freshness(&self, now: Duration) -> (Duration, Freshness) {
-        let age = self.proof.age_max(now);
-        (age, judge(age, self.bound)) // I5
-    }
-}
 
 /// Names one connection, so that late news of an earlier one are known for what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +193,7 @@ impl Session {
         // Turning stale is news for those who watch the status.
         let stale = self.held.as_ref().and_then(|held| {
             let (age, freshness) = held.freshness(now);
-            let left = held.bound.saturating_sub(age) + Duration::from_nanos(1);
+            let left = held.bound().saturating_sub(age) + Duration::from_nanos(1);
             (freshness == Freshness::Fresh).then(|| now.saturating_add(left))
         });
         phase.into_iter().chain(stale).min()
@@ -397,8 +381,8 @@ impl Session {
         }
         let bound = self.strictest(bound);
         let changed = match &mut self.held {
-            Some(held) if held.bound != bound => {
-                Arc::make_mut(held).bound = bound;
+            Some(held) if held.bound() != bound => {
+                Arc::make_mut(held).set_bound(bound);
                 true
             }
             _ => false,
@@ -444,16 +428,11 @@ impl Session {
         self.counters.clusters += u64::from(foreign);
         let proof = match &self.held {
             // I5: a proof about another cluster says nothing about this state.
-            Some(held) if !foreign => held.proof.fresher(proof),
+            Some(held) if !foreign => held.proof().fresher(proof),
             _ => proof,
         };
         let bound = self.strictest(bound);
-        self.held = Some(Arc::new(Held {
-            snapshot,
-            cluster_id,
-            proof,
-            bound,
-        }));
+        self.held = Some(Arc::new(Held::new(snapshot, cluster_id, proof, bound)));
         self.full_wanted = false;
         if let Some(hello) = self.hello() {
             hello.full = None;
@@ -529,10 +508,10 @@ impl Session {
         if version > held.snapshot.version() {
             return false; // I5
         }
-        let fresher = held.proof.fresher(proof);
-        let changed = fresher != held.proof;
+        let fresher = held.proof().fresher(proof);
+        let changed = fresher != held.proof();
         if changed {
-            Arc::make_mut(held).proof = fresher;
+            Arc::make_mut(held).set_proof(fresher);
         }
         self.note_fresh(proof, now);
         changed

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::session::Held;
+use crate::held::Held;
 
 /// How often things happened since the client started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Report {
             cluster_id: held.map(|held| Arc::clone(&held.cluster_id)),
             age: freshness.map(|(age, _)| age),
             freshness: freshness.map(|(_, freshness)| freshness),
-            staleness_max: held.map(|held| held.bound),
+            staleness_max: held.map(|held| held.bound()),
             last_error: self.last_error.clone(),
             counters: self.counters,
         }
@@ -130,7 +130,7 @@ impl Report {
                 report.connected_since,
                 report.freshness,
                 report.counters.failures,
-                held.map(|held| (held.snapshot.version(), held.bound)),
+                held.map(|held| (held.snapshot.version(), held.bound())),
             )
         };
         seen(self) != seen(before) || self.endpoint != before.endpoint

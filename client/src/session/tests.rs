@@ -593,7 +593,7 @@ fn the_stricter_bound_counts_and_turning_stale_is_noticed_in_time() {
     s.next_connect();
     s.open();
     s.message(hello_of("A", Intent::None, 5));
-    assert_eq!(s.session.held().unwrap().bound, ms(400));
+    assert_eq!(s.session.held().unwrap().bound(), ms(400));
     let stale = s.session.wake_at(ms(s.now)).unwrap();
     assert_eq!(stale, ms(s.now + 400) + Duration::from_nanos(1));
     s.now += 400;
@@ -606,7 +606,7 @@ fn the_stricter_bound_counts_and_turning_stale_is_noticed_in_time() {
     s.open();
     s.message(hello_of("A", Intent::None, 5));
     assert_eq!(
-        s.session.held().unwrap().bound,
+        s.session.held().unwrap().bound(),
         ms(BOUND),
         "a looser bound has no effect"
     );
