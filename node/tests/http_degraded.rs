@@ -49,6 +49,14 @@ async fn a_node_that_belongs_to_no_cluster_says_what_it_waits_for() {
         );
         assert_eq!(refused.header("retry-after"), "1");
     }
+    for path in ["evaluate/a", "explain/a"] {
+        api.post(
+            &format!("/v1/environments/e/{path}"),
+            json!({"subject_key": "u"}),
+        )
+        .await
+        .problem(503, "no-quorum");
+    }
     api.get("/readyz").await.problem(503, "not-ready");
     api.get("/livez").await.ok();
     api.get("/openapi.json").await.ok();
@@ -153,22 +161,23 @@ async fn a_leader_without_a_quorum_refuses_what_it_cannot_prove() {
         "{}",
         refused.text
     );
-    let evaluate = "/v1/environments/e/evaluate/a";
-    api.post(evaluate, json!({"subject_key": "u"}))
-        .await
-        .problem(503, "not-fresh-enough");
-    let stale = api
-        .post(
-            &format!("{evaluate}?consistency=stale"),
-            json!({"subject_key": "u"}),
-        )
-        .await
-        .ok();
-    assert_eq!(
-        (&stale.json["freshness"], &stale.json["value"]),
-        (&json!("STALE"), &json!(true))
-    );
-    assert!(stale.header("pennon-staleness-ms").parse::<u64>().unwrap() > 1_000);
+    for path in ["evaluate/a", "explain/a"] {
+        let path = format!("/v1/environments/e/{path}");
+        let subject = json!({"subject_key": "u"});
+        api.post(&path, subject.clone())
+            .await
+            .problem(503, "not-fresh-enough");
+        let stale = api
+            .post(&format!("{path}?consistency=stale"), subject)
+            .await;
+        let stale = stale.ok();
+        assert_eq!(
+            (&stale.json["freshness"], &stale.json["value"]),
+            (&json!("STALE"), &json!(true)),
+            "{path}"
+        );
+        assert!(stale.header("pennon-staleness-ms").parse::<u64>().unwrap() > 1_000);
+    }
     // A node that may be behind does not deny an environment it may not have seen.
     api.get("/v1/environments/new/snapshot?wait=100ms")
         .await

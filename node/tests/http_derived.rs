@@ -10,7 +10,7 @@
 mod http_support;
 
 use http::StatusCode;
-use http_support::{flag, furnished, serving};
+use http_support::{Api, flag, furnished, serving};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -210,6 +210,42 @@ async fn evaluations_say_what_they_rest_on() {
 }
 
 #[tokio::test]
+async fn pages_of_evaluations_leave_archived_flags_out() {
+    let (node, api) = Api::single().await;
+    api.create("/v1/environments/e", json!({})).await;
+    for key in ["a", "b", "c", "d", "e"] {
+        let mut flag = flag();
+        flag["archived"] = ["b", "c", "e"].contains(&key).into();
+        api.create(&format!("/v1/flags/{key}"), flag).await;
+        api.create(&format!("/v1/environments/e/policies/{key}"), serving("on"))
+            .await;
+    }
+    let page = async |query: &str| {
+        let path = format!("/v1/environments/e/evaluate{query}");
+        let page = api.post(&path, json!({"subject_key": "u"})).await.ok().json;
+        let keys = page["items"].as_array().unwrap().iter();
+        let keys: Vec<String> = keys
+            .map(|item| item["flag"].as_str().unwrap().to_owned())
+            .collect();
+        (keys.join(" "), page["next"].clone())
+    };
+    assert_eq!(page("").await, ("a d".into(), Value::Null));
+    assert_eq!(page("?limit=1").await, ("a".into(), json!("a")));
+    assert_eq!(page("?limit=1&after=a").await, ("d".into(), Value::Null));
+    assert_eq!(page("?limit=1&after=b").await, ("d".into(), Value::Null));
+    assert_eq!(page("?after=d").await, (String::new(), Value::Null));
+    let one = api
+        .post("/v1/environments/e/evaluate/b", json!({"subject_key": "u"}))
+        .await
+        .ok();
+    assert_eq!(
+        (&one.json["reason"], &one.json["detail"]),
+        (&json!("FLAG_NOT_FOUND"), &json!("ARCHIVED"))
+    );
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn reads_take_every_consistency_and_wait_for_a_version() {
     let (node, api) = furnished().await;
     for consistency in ["linearizable", "bounded", "stale"] {
@@ -221,8 +257,13 @@ async fn reads_take_every_consistency_and_wait_for_a_version() {
         ))
         .await
         .ok();
+        // Within the wait a linearizable read is confirmed first.
+        let wait = match consistency {
+            "linearizable" => "500ms",
+            _ => "10ms",
+        };
         api.get(&format!(
-            "/v1/flags?consistency={consistency}&min_version=9999&wait=10ms"
+            "/v1/flags?consistency={consistency}&min_version=9999&wait={wait}"
         ))
         .await
         .problem(503, "not-fresh-enough");

@@ -310,3 +310,178 @@ async fn values_that_cannot_be_accepted() {
     );
     node.shutdown().await;
 }
+
+/// A policy with one rule.
+fn with_rule(when: Value, serve: Value) -> Value {
+    let mut policy = serving("off");
+    policy["rules"] = json!([{ "when": when, "serve": serve }]);
+    policy
+}
+
+#[tokio::test]
+async fn values_that_an_operator_cannot_compare() {
+    let (node, api) = furnished().await;
+    let on = json!({"variant": "on"});
+    for (op, value, says) in [
+        ("matches", json!("("), "unclosed"),
+        ("matches", json!("\\bword\\b"), "(?-u:"),
+        ("matches", json!("(?:a|b)*a(?:a|b){40}"), "large"),
+        ("matches", json!("x".repeat(4_097)), "4096"),
+        ("matches", json!(7), "string"),
+        ("before", json!("2026-13-01T00:00:00Z"), "RFC 3339"),
+        ("before", json!("2026-11-22"), "RFC 3339"),
+        ("after", json!(1e300), "2^53"),
+        ("after", json!(true), "RFC 3339"),
+        ("in_cidr", json!("10.0.0.0/33"), "10.0.0.0/8"),
+        ("in_cidr", json!("example.com"), "10.0.0.0/8"),
+        ("in_cidr", json!(10), "10.0.0.0/8"),
+    ] {
+        // The good value before it moves the place, and only the place.
+        let good = match op {
+            "matches" => json!("^a"),
+            "in_cidr" => json!("::1"),
+            _ => json!("2026-11-22T16:00:00.5+01:00"),
+        };
+        let when = json!([{"attribute": "x", "op": op, "values": [good, value]}]);
+        let policy = with_rule(when.clone(), on.clone());
+        let path = "/v1/environments/prod/policies/a";
+        let refused = api.replace(path, policy).await.problem(400, "validation");
+        assert_eq!(
+            refused.pointers(),
+            ["/rules/0/when/0/values/1"],
+            "{op} {value}"
+        );
+        let message = refused.json["faults"][0]["message"].as_str().unwrap();
+        assert!(message.contains(says), "{says:?} is not in {message}");
+
+        let segment = json!({"rules": [{ "when": when }]});
+        let path = "/v1/environments/prod/segments/beta";
+        let refused = api.replace(path, segment).await.problem(400, "validation");
+        assert_eq!(
+            refused.pointers(),
+            ["/rules/0/when/0/values/1"],
+            "{op} {value}"
+        );
+    }
+    node.shutdown().await;
+}
+
+/// Serves both variants in an experiment.
+fn test_of(experiment: &Value) -> Value {
+    let weights = json!([{"variant": "on", "weight": 1}, {"variant": "off", "weight": 1}]);
+    json!({"rollout": {"weights": weights, "experiment": experiment}})
+}
+
+#[tokio::test]
+async fn experiments_that_cannot_be() {
+    let (node, api) = furnished().await;
+    let path = "/v1/environments/prod/policies/a";
+    let at = "/rules/0/serve/rollout/experiment";
+    let layer = |range: Value| json!({"key": "e", "layer": {"key": "l", "range": range}});
+    for (experiment, pointer) in [
+        (json!("e"), String::new()),
+        (json!({}), "/key".into()),
+        (json!({"key": "a b"}), "/key".into()),
+        (json!({"key": "e", "lair": {}}), "/lair".into()),
+        (
+            json!({"key": "e", "layer": {"key": "l"}}),
+            "/layer/range".into(),
+        ),
+        (
+            json!({"key": "e", "layer": {"range": [0, 1]}}),
+            "/layer/key".into(),
+        ),
+        (layer(json!([5_000, 5_000])), "/layer/range".into()),
+        (layer(json!([6_000, 5_000])), "/layer/range".into()),
+        (layer(json!([0])), "/layer/range".into()),
+        (layer(json!([0, 10_001])), "/layer/range/1".into()),
+        (layer(json!([-1, 5])), "/layer/range/0".into()),
+        (json!({"key": "e", "holdout": "nobody"}), "/holdout".into()),
+    ] {
+        let policy = with_rule(json!([]), test_of(&experiment));
+        let refused = api.replace(path, policy).await.problem(400, "validation");
+        let pointer = format!("{at}{pointer}");
+        assert!(
+            refused.pointers().contains(&pointer.as_str()),
+            "{experiment}: {}",
+            refused.text
+        );
+    }
+    // Nobody could pass over the default.
+    let mut policy = serving("off");
+    policy["default"] = test_of(&json!({"key": "e"}));
+    let refused = api.replace(path, policy).await.problem(400, "validation");
+    assert_eq!(refused.pointers(), ["/default/rollout/experiment"]);
+
+    // A holdout is in use like any other segment.
+    let held = json!({"key": "e", "holdout": "beta"});
+    api.replace(path, with_rule(json!([]), test_of(&held)))
+        .await
+        .ok();
+    let any = [("if-match", "*")];
+    let path = "/v1/environments/prod/segments/beta";
+    let used = api.send("DELETE", path, &any, None).await;
+    assert_eq!(
+        used.problem(409, "reference-in-use").json["users"],
+        json!(["policy a in prod"])
+    );
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn experiments_of_one_layer_do_not_overlap() {
+    let (node, api) = furnished().await;
+    let policy = |key: &str, range: Value| {
+        let experiment = json!({"key": key, "layer": {"key": "l", "range": range}});
+        with_rule(json!([]), test_of(&experiment))
+    };
+    let (a, b) = (
+        "/v1/environments/prod/policies/a",
+        "/v1/environments/prod/policies/b%2Fx:y",
+    );
+    api.replace(a, policy("first", json!([0, 5_000])))
+        .await
+        .ok();
+    let late = policy("second", json!([4_999, 10_000]));
+    let refused = api
+        .replace(b, late.clone())
+        .await
+        .problem(400, "validation");
+    assert_eq!(
+        refused.pointers(),
+        ["/rules/0/serve/rollout/experiment/layer/range"]
+    );
+    let message = refused.json["faults"][0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("\"first\"") && message.contains("\"a\""),
+        "{message}"
+    );
+    api.replace(b, policy("second", json!([5_000, 10_000])))
+        .await
+        .ok();
+
+    // Two writes of one change set are held against each other, and so is what was there before.
+    let put = |key: &str, value: &Value| json!({"op": "put", "kind": "policy", "environment": "prod", "key": key, "value": value});
+    let moved = policy("first", json!([0, 4_000]));
+    let set = json!([
+        put("b/x:y", &late),
+        put("a", &policy("first", json!([0, 6_000])))
+    ]);
+    let refused = api
+        .post("/v1/changes", set)
+        .await
+        .problem(400, "validation");
+    let pointers = refused.pointers();
+    assert!(
+        pointers
+            .iter()
+            .all(|pointer| pointer.ends_with("/value/rules/0/serve/rollout/experiment/layer/range")),
+        "{pointers:?}"
+    );
+    let set = json!([put("b/x:y", &late), put("a", &moved)]);
+    api.post("/v1/changes", set).await.ok();
+    // Another environment has layers of its own.
+    api.create("/v1/environments/test", json!({})).await;
+    api.create("/v1/environments/test/policies/a", late).await;
+    node.shutdown().await;
+}

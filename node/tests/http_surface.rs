@@ -49,9 +49,11 @@ async fn every_route_answers_as_documented() {
     api.post("/v1/environments/prod/evaluate", subject.clone())
         .await
         .ok();
-    api.post("/v1/environments/prod/evaluate/a", subject)
-        .await
-        .ok();
+    for path in ["evaluate/a", "explain/a"] {
+        api.post(&format!("/v1/environments/prod/{path}"), subject.clone())
+            .await
+            .ok();
+    }
     for action in ["disable", "enable"] {
         api.send(
             "POST",

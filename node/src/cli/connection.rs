@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use http::{HeaderMap, Method};
 use jiff::SignedDuration;
 use pennon_client::TcpConnector;
-use pennon_client::admin::Admin;
+use pennon_client::admin::{Admin, Answer};
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::terminal::{Format, Terminal};
@@ -75,6 +78,21 @@ pub(crate) struct Asking {
     pub(crate) token: Option<String>,
     /// Longest time for a request.
     pub(crate) timeout: Duration,
+}
+
+impl Asking {
+    /// Sends a POST that only asks: whatever becomes of it, nothing was changed.
+    ///
+    /// # Errors
+    /// Every answer of 400 and above, and no answer at all; never an unknown outcome.
+    pub(crate) async fn question(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let sent = self
+            .admin
+            .request(Method::POST, path, HeaderMap::new(), Some(body));
+        sent.await
+            .map_err(|error| Failure::of_question(error, began.elapsed() >= self.timeout))
+    }
 }
 
 impl ConnectionArgs {

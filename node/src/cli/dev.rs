@@ -373,5 +373,10 @@ mod tests {
             let parsed = pennon_evaluator::TargetingPolicy::parse(&policy["value"].to_string());
             assert!(parsed.is_ok(), "{}: {parsed:?}", policy["key"]);
         }
+        // A newcomer finds an experiment in a layer with a holdout, and a comparison of dates.
+        let has = |pointer: &str| of("policy").any(|policy| policy.pointer(pointer).is_some());
+        let experiment = "/value/rules/0/serve/rollout/experiment";
+        assert!(has(&format!("{experiment}/layer/range")) && has(&format!("{experiment}/holdout")));
+        assert!(SAMPLE.contains("\"op\":\"before\""));
     }
 }

@@ -33,6 +33,9 @@ const URLS_PER_LINE: usize = 3;
 const FLAG: &str = "checkout.new-ui";
 const ENVIRONMENT: &str = "production";
 
+/// The flag with an experiment.
+const EXPERIMENT: &str = "search.similar-items";
+
 /// Makes the screen from what the cluster says.
 pub(crate) async fn screen(asking: &Asking, data: &Path, sampled: bool) -> Result<String, Failure> {
     let terminal = &asking.terminal;
@@ -80,8 +83,8 @@ pub(crate) async fn screen(asking: &Asking, data: &Path, sampled: bool) -> Resul
     }
     lines.push(table(asking, &flags, &environments).await?);
     lines.push(String::new());
-    let has_sample =
-        environments.contains(&ENVIRONMENT) && flags.iter().any(|flag| flag["key"] == FLAG);
+    let has = |key: &str| flags.iter().any(|flag| flag["key"] == key);
+    let has_sample = environments.contains(&ENVIRONMENT) && has(FLAG) && has(EXPERIMENT);
     lines.extend(if has_sample {
         to_try(asking)
     } else {
@@ -163,6 +166,7 @@ fn to_try(asking: &Asking) -> Vec<String> {
         format!("pennon watch --env {ENVIRONMENT}"),
         format!("pennon flag disable {FLAG} --env {ENVIRONMENT}"),
         format!("pennon eval --all --env {ENVIRONMENT} --subject user-42 --attr country=DE"),
+        format!("pennon explain {EXPERIMENT} --env {ENVIRONMENT} --subject user-42"),
         "pennon cluster status".to_owned(),
         format!("curl -N '{url}/v1/environments/{ENVIRONMENT}/stream'"),
     ];

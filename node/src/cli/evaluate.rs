@@ -4,11 +4,11 @@
 //! reason `FLAG_NOT_FOUND`.
 
 use clap::Args;
-use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
 use super::connection::Asking;
 use super::failure::{Exit, Failure};
+use super::hints;
 use super::objects::EnvArgs;
 use super::terminal::{Cell, Paint, brief, cut, shown};
 use super::values::AttributeArgs;
@@ -47,16 +47,20 @@ pub(crate) struct EvalCommand {
 pub(crate) async fn run(command: EvalCommand, asking: Asking) -> Result<(), Failure> {
     let attributes = command.attributes.read()?;
     let flag = command.flag.as_deref();
+    let env = &command.scope.env;
     let answer = asking
         .admin
-        .evaluate(&command.scope.env, flag, &command.subject, &attributes)
-        .await?;
+        .evaluate(env, flag, &command.subject, &attributes)
+        .await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Err(hints::with_environment(&asking, env, error.into()).await),
+    };
     match flag {
-        Some(flag) => one(&asking, flag, &command.scope.env, answer.body()),
+        Some(flag) => one(&asking, flag, env, answer.body()).await,
         None => {
             let subject = json!({"subject_key": command.subject, "attributes": attributes});
-            let body =
-                with_other_pages(&asking, &command.scope.env, answer.into_body(), &subject).await?;
+            let body = with_other_pages(&asking, env, answer.into_body(), &subject).await?;
             match asking.terminal.is_table() {
                 true => all(&asking, body["items"].as_array().map_or(&[], Vec::as_slice)),
                 false => asking.terminal.value(&body),
@@ -78,11 +82,7 @@ async fn with_other_pages(
             encoded(env),
             encoded(next)
         );
-        let mut page = asking
-            .admin
-            .request(Method::POST, &path, HeaderMap::new(), Some(subject))
-            .await?
-            .into_body();
+        let mut page = asking.question(&path, subject).await?.into_body();
         if let (Some(items), Some(more)) =
             (body["items"].as_array_mut(), page["items"].as_array_mut())
         {
@@ -98,14 +98,10 @@ async fn with_other_pages(
     Ok(body)
 }
 
-fn one(asking: &Asking, flag: &str, env: &str, body: &Value) -> Result<(), Failure> {
+async fn one(asking: &Asking, flag: &str, env: &str, body: &Value) -> Result<(), Failure> {
     let unknown = body["reason"] == "FLAG_NOT_FOUND";
     if unknown && asking.terminal.is_table() {
-        let detail = body["detail"].as_str().map_or_else(
-            || format!("no flag {} decides anything in {}: it does not exist, has no policy there, or is archived", shown(flag), shown(env)),
-            shown,
-        );
-        return Err(Failure::new(Exit::NotFound, detail));
+        return Err(not_found(asking, flag, env, body).await);
     }
     if !asking.terminal.is_table() {
         asking.terminal.value(body)?;
@@ -126,9 +122,11 @@ fn one(asking: &Asking, flag: &str, env: &str, body: &Value) -> Result<(), Failu
     asking
         .terminal
         .line(format!("  variant  {}", shown(variant)))?;
-    asking
-        .terminal
-        .line(format!("  reason   {}{bucket}", reason(body)))?;
+    asking.terminal.line(format!(
+        "  reason   {}{bucket}{}",
+        reason(body),
+        experiment(body)
+    ))?;
     asking.terminal.line(format!(
         "  version  {} (when the flag last changed)",
         body["config_version"]
@@ -151,7 +149,7 @@ fn all(asking: &Asking, evaluations: &[Value]) -> Result<(), Failure> {
             evaluation["flag"].as_str().unwrap_or_default().into(),
             value,
             evaluation["variant"].as_str().unwrap_or("-").into(),
-            reason(evaluation).into(),
+            format!("{}{}", reason(evaluation), experiment(evaluation)).into(),
         ]
     });
     asking.terminal.line(
@@ -161,10 +159,30 @@ fn all(asking: &Asking, evaluations: &[Value]) -> Result<(), Failure> {
     )
 }
 
-fn reason(evaluation: &Value) -> String {
+/// Why there is no answer: the answer was `FLAG_NOT_FOUND`.
+pub(crate) async fn not_found(asking: &Asking, flag: &str, env: &str, body: &Value) -> Failure {
+    let (key, place) = (shown(flag), shown(env));
+    let detail = match body["detail"].as_str() {
+        Some("ARCHIVED") => {
+            format!("the flag {key} is archived: applications get their own default")
+        }
+        Some(detail) => shown(detail),
+        None => format!("no flag {key} decides anything in {place}"),
+    };
+    hints::with_flag(asking, flag, Failure::new(Exit::NotFound, detail)).await
+}
+
+/// The reason and the rule.
+pub(crate) fn reason(evaluation: &Value) -> String {
     let reason = shown(evaluation["reason"].as_str().unwrap_or("?"));
     match evaluation["rule_id"].as_str() {
         Some(rule) => format!("{reason} {}", shown(rule)),
         None => reason,
     }
+}
+
+/// The experiment, to stand behind the reason.
+pub(crate) fn experiment(evaluation: &Value) -> String {
+    let key = evaluation["experiment"].as_str();
+    key.map_or_else(String::new, |key| format!(", experiment {}", shown(key)))
 }

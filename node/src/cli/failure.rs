@@ -167,17 +167,36 @@ impl Exit {
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        let exit = Exit::of(&error);
+impl Failure {
+    /// The failure of a request that cannot have changed anything. The client takes every POST for
+    /// a write; here an outcome that nobody heard of is only a missing answer.
+    pub(crate) fn of_question(error: Error, late: bool) -> Failure {
+        if !error.outcome_unknown() {
+            return Failure::from(error);
+        }
+        let exit = match (error.status(), late) {
+            (Some(408 | 504), _) | (None, true) => Exit::Timeout,
+            (None, false) => Exit::Unreachable,
+            (Some(_), _) => Exit::Failure,
+        };
+        let at = error.endpoint().unwrap_or("the node");
+        let unheard = match exit {
+            Exit::Timeout => format!("{at} did not answer in time"),
+            Exit::Unreachable => format!("{at} broke off before it answered"),
+            _ => format!("{at} answered with status {}", error.status().unwrap_or(0)),
+        };
+        Failure::of(&error, exit, unheard)
+    }
+
+    fn of(error: &Error, exit: Exit, without_problem: String) -> Failure {
         let problem = error.problem();
         let message = match problem {
             Some(problem) => match (problem.title(), problem.detail()) {
-                ("", "") => error.to_string(),
+                ("", "") => without_problem,
                 ("", only) | (only, "") => only.to_owned(),
                 (title, detail) => format!("{title}\n  {detail}"),
             },
-            None => error.to_string(),
+            None => without_problem,
         };
         let mut failure = Failure::new(exit, message);
         failure.problem = problem.map(|problem| Box::new(problem.fields().clone()));
@@ -191,6 +210,12 @@ impl From<Error> for Failure {
             (Exit::Timeout, _) => failure.hint("Give it longer with --timeout, or ask another node with --url."),
             _ => failure,
         }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::of(&error, Exit::of(&error), error.to_string())
     }
 }
 

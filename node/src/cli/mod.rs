@@ -10,12 +10,15 @@ mod connection;
 mod dev;
 mod dev_screen;
 mod evaluate;
+mod explain;
 mod failure;
+mod hints;
 mod lists;
 mod objects;
 mod serve;
 mod signals;
 mod terminal;
+mod trace;
 mod values;
 mod watch;
 mod write;
@@ -44,6 +47,7 @@ Examples:
   pennon flag list --env production              every flag, and whether it is on
   pennon flag disable checkout.new-ui --env production
   pennon eval checkout.new-ui --env production --subject user-42 --attr country=DE
+  pennon explain checkout.new-ui --env production --subject user-42
   pennon cluster status
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 version conflict, 5 no leader or unreachable,
@@ -79,6 +83,8 @@ enum Command {
     Change(write::ChangeCommand),
     /// Evaluate a flag for a subject
     Eval(evaluate::EvalCommand),
+    /// Evaluate a flag for a subject and show how that was decided
+    Explain(explain::ExplainCommand),
     /// Follow the changes in an environment
     Watch(watch::WatchCommand),
     /// The cluster itself
@@ -148,6 +154,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Env(command) => objects::environment(command, connection.asking()?).await,
         Command::Change(command) => write::change(command, connection.asking()?).await,
         Command::Eval(command) => evaluate::run(command, connection.asking()?).await,
+        Command::Explain(command) => explain::run(command, connection.asking()?).await,
         Command::Watch(command) => watch::run(command, connection.asking()?).await,
         Command::Cluster(command) => cluster::run(command, connection.asking()?).await,
     }

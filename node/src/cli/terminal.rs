@@ -123,6 +123,14 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
+    /// Tables without colours, of any width.
+    #[cfg(test)]
+    pub(crate) const PLAIN: Terminal = Terminal {
+        format: Format::Table,
+        colour: false,
+        width: None,
+    };
+
     /// Looks at stdout and the environment.
     pub(crate) fn new(format: Format) -> Terminal {
         let is_terminal = io::stdout().is_terminal();
@@ -407,11 +415,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const PLAIN: Terminal = Terminal {
-        format: Format::Table,
-        colour: false,
-        width: None,
-    };
+    const PLAIN: Terminal = Terminal::PLAIN;
 
     #[test]
     fn colours_do_not_move_columns() {

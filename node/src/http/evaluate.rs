@@ -1,91 +1,116 @@
-//! Evaluation by a node, for callers without a client library: one flag, or all of an environment.
+//! Evaluation by a node, for callers without a client library: one flag, or all of an environment;
+//! and one flag with the way to its answer, for people.
 //!
 //! Bounded by default: this node decides by itself while its proof of freshness is within the
 //! environment's staleness bound, and refuses beyond (I5). With `?consistency=stale` it answers
-//! all the same and says `STALE`.
+//! all the same and says `STALE`. Explaining is under the same rules and gives the same decision;
+//! unlike an evaluation it shows rules, so it needs the permission to read them.
 //!
 //! A flag that is unknown is no error: the answer is `FLAG_NOT_FOUND`, so that a caller falls back
 //! to its own default; `detail` says what is missing.
 
-use pennon_evaluator::{Fault, Freshness, Snapshot, Subject, judge};
+use pennon_evaluator::{Fault, FlagKey, Freshness, Reason, Snapshot, Subject, json_kind, judge};
 use pennon_raft_store::command::ObjectId;
 use pennon_raft_store::machine::View;
 use serde_json::{Map, Value, json};
 
-use super::answer::Answer;
+use super::answer::{Answer, Decided};
 use super::call::Call;
 use super::json;
 use super::problem::Problem;
 use super::read::{self, Consistency, EnvironmentRead, bound_of};
-use pennon_evaluator::json_kind;
 
 /// Evaluates one flag.
 pub(crate) async fn one(call: Call) -> Result<Answer, Problem> {
-    let flag = call.flag()?;
-    let (subject, read) = asked(&call).await?;
-    let decided = read.decided;
-    let freshness = freshness(&call, &read)?;
-    let core = call.core()?.clone();
-    let decide = move || {
-        let snapshot = core
-            .snapshot(&read.view, &read.key)
-            .ok_or("the environment could not be loaded")?;
-        let mut answer = snapshot
-            .evaluate(flag.as_str(), &subject)
-            .to_json(flag.as_str());
-        if snapshot.flag(&flag).is_none() {
-            answer["detail"] = json!(why_not_found(&read.view, &read, flag.as_str()));
-        }
-        answer["snapshot_version"] = json!(snapshot.version());
-        answer["freshness"] = json!(freshness.as_str());
-        Ok::<_, String>((answer.to_string(), snapshot.version()))
-    };
-    let done = call.core()?.compute(decide).await.flatten();
-    let (text, version) = done.map_err(|why| Problem::internal(&why))?;
-    Ok(Answer::json(
-        super::answer::Decided { version, ..decided },
-        text,
-    ))
+    about_one(call, |snapshot, flag, subject| {
+        snapshot.evaluate(flag, subject).to_json(flag)
+    })
+    .await
+}
+
+/// Evaluates one flag and says how that came about.
+pub(crate) async fn explain(call: Call) -> Result<Answer, Problem> {
+    about_one(call, |snapshot, flag, subject| {
+        snapshot.explain(flag, subject).to_json(flag) // I7: the same functions decide
+    })
+    .await
 }
 
 /// Evaluates every flag that is not archived, by key.
 pub(crate) async fn all(call: Call) -> Result<Answer, Problem> {
     let (limit, after) = (call.limit()?, call.param("after").map(str::to_owned));
-    let (subject, read) = asked(&call).await?;
-    let decided = read.decided;
-    let freshness = freshness(&call, &read)?;
+    decided(call, move |asked| page(asked, after.as_deref(), limit)).await
+}
+
+async fn about_one(
+    call: Call,
+    show: fn(&Snapshot, &str, &Subject) -> Value,
+) -> Result<Answer, Problem> {
+    let flag = call.flag()?;
+    decided(call, move |asked| {
+        let snapshot = asked.snapshot;
+        let mut answer = show(snapshot, flag.as_str(), asked.subject);
+        if !snapshot.has_flag(flag.as_str()) {
+            answer["detail"] = json!(why_not_found(asked.view, snapshot, &flag));
+        }
+        answer["snapshot_version"] = json!(snapshot.version());
+        answer["freshness"] = json!(asked.freshness.as_str());
+        answer
+    })
+    .await
+}
+
+/// What a decision rests on.
+struct Asked<'a> {
+    snapshot: &'a Snapshot,
+    /// What the snapshot was made of.
+    view: &'a View,
+    subject: &'a Subject,
+    freshness: Freshness,
+}
+
+/// Reads whom the request is about and decides for them on a snapshot that is fresh enough.
+async fn decided(
+    call: Call,
+    decide: impl FnOnce(Asked<'_>) -> Value + Send + 'static,
+) -> Result<Answer, Problem> {
+    let subject = subject(json::parse(&call.body)?).map_err(|faults| Problem::faults(&faults))?;
+    let read = read::environment(&call, Consistency::Bounded, None).await?;
+    let (decided, freshness) = (read.decided, freshness(&call, &read)?);
     let core = call.core()?.clone();
-    let decide = move || {
+    let work = move || {
         let snapshot = core
             .snapshot(&read.view, &read.key)
             .ok_or("the environment could not be loaded")?;
-        let body = page(&snapshot, &subject, after.as_deref(), limit, freshness);
-        Ok::<_, String>((body.to_string(), snapshot.version()))
+        let answer = decide(Asked {
+            snapshot: &snapshot,
+            view: &read.view,
+            subject: &subject,
+            freshness,
+        });
+        Ok::<_, String>((answer.to_string(), snapshot.version()))
     };
-    let done = call.core()?.compute(decide).await.flatten();
+    let done = call.core()?.compute(work).await.flatten();
     let (text, version) = done.map_err(|why| Problem::internal(&why))?;
-    Ok(Answer::json(
-        super::answer::Decided { version, ..decided },
-        text,
-    ))
+    Ok(Answer::json(Decided { version, ..decided }, text))
 }
 
-fn page(
-    snapshot: &Snapshot,
-    subject: &Subject,
-    after: Option<&str>,
-    limit: usize,
-    freshness: Freshness,
-) -> Value {
-    let flags = snapshot
-        .flags()
-        .filter(|flag| !flag.archived)
-        .map(|flag| flag.key.as_str());
-    let mut rest = flags.skip_while(|key| after.is_some_and(|after| *key <= after));
+fn page(asked: Asked<'_>, after: Option<&str>, limit: usize) -> Value {
+    let Asked {
+        snapshot,
+        subject,
+        freshness,
+        ..
+    } = asked;
+    let keys = snapshot.flags().map(FlagKey::as_str);
+    let keys = keys.skip_while(|key| after.is_some_and(|after| *key <= after));
+    let decided = keys.map(|key| (key, snapshot.evaluate(key, subject)));
+    // Of the flags that are there, only archived ones are not found.
+    let mut rest = decided.filter(|(_, evaluation)| evaluation.reason != Reason::FlagNotFound);
     let items: Vec<Value> = rest
         .by_ref()
         .take(limit)
-        .map(|key| snapshot.evaluate(key, subject).to_json(key))
+        .map(|(key, evaluation)| evaluation.to_json(key))
         .collect();
     let last = items.last().map(|item| item["flag"].clone());
     let mut body =
@@ -94,12 +119,6 @@ fn page(
         body["next"] = last;
     }
     body
-}
-
-async fn asked(call: &Call) -> Result<(Subject, EnvironmentRead), Problem> {
-    let subject = subject(json::parse(&call.body)?).map_err(|faults| Problem::faults(&faults))?;
-    let read = read::environment(call, Consistency::Bounded, None).await?;
-    Ok((subject, read))
 }
 
 fn freshness(call: &Call, read: &EnvironmentRead) -> Result<Freshness, Problem> {
@@ -172,12 +191,12 @@ fn subject(body: Value) -> Result<Subject, Vec<Fault>> {
     }
 }
 
-fn why_not_found(view: &View, read: &EnvironmentRead, flag: &str) -> String {
-    match view.object(&ObjectId::flag(flag)) {
+fn why_not_found(view: &View, snapshot: &Snapshot, flag: &FlagKey) -> String {
+    match view.object(&ObjectId::flag(flag.as_str())) {
         None => format!("there is no flag {flag}"),
         Some(_) => format!(
             "the flag {flag} has no policy in {}; put one, or switch it on with :enable",
-            read.key
+            snapshot.environment()
         ),
     }
 }

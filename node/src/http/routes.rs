@@ -614,6 +614,16 @@ pub(crate) static ROUTES: &[Route] = &[
         |call| Box::pin(evaluate::one(call)),
     ),
     Route {
+        permission: Permission::Read,
+        summary: "Evaluates by this node as evaluate does, and says how it was decided.",
+        ..evaluation(
+            "/v1/environments/{environment}/explain/{flag}",
+            "explainFlag",
+            "Explanation",
+            |call| Box::pin(evaluate::explain(call)),
+        )
+    },
+    Route {
         query: &[PAGE, READ],
         ..evaluation(
             "/v1/environments/{environment}/evaluate",

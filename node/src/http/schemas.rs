@@ -3,9 +3,12 @@
 //! What must hold: a field is listed as `required` exactly when every answer has it; tests hold
 //! real answers against that.
 
+use pennon_evaluator::{LAYER_SLOTS, Op, WEIGHT_SUM_MAX};
 use serde_json::{Map, Value, json};
 
 use super::problem::Slug;
+
+mod explanation;
 
 /// All of them, by name.
 pub(crate) fn all() -> Value {
@@ -88,7 +91,7 @@ fn ground_state() -> Value {
             "staleness_bound_ms?": { "type": "integer", "minimum": 1_000, "maximum": 600_000, "default": 10_000 },
         })),
         "TargetingPolicy": object("What a flag does in one environment.", json!({
-            "enabled?": flag,
+            "enabled": flag,
             "prerequisites?": list_of(object("Another flag that must be at one of these variants.", json!({
                 "flag": to("Key"), "variants": list_of(text.clone()),
             }))),
@@ -96,7 +99,7 @@ fn ground_state() -> Value {
                 "variant": text, "subjects": list_of(text.clone()),
             }))),
             "rules?": list_of(object("Served when all clauses hold.", json!({
-                "id?": text, "when": list_of(to("Clause")), "serve": to("Serve"),
+                "id?": text, "when": list_of(to("Clause")), "serve": to("RuleServe"),
             }))),
             "default": to("Serve"),
         })),
@@ -104,8 +107,7 @@ fn ground_state() -> Value {
             "included?": list_of(text.clone()),
             "excluded?": list_of(text.clone()),
             "rules?": list_of(object("Takes in whom all clauses hold for, or a share of them.", json!({
-                "when": list_of(to("Clause")),
-                "rollout?": { "type": "object", "description": "{bucket_by, salt, share, of}" },
+                "when": list_of(to("Clause")), "rollout?": to("Share"),
             }))),
         })),
     })
@@ -113,28 +115,79 @@ fn ground_state() -> Value {
 
 fn clauses() -> Value {
     let text = json!({ "type": "string" });
+    let values = json!({ "anyOf": [text, { "type": "number" }, { "type": "boolean" }] });
+    let weight = json!({ "type": "integer", "minimum": 0, "maximum": WEIGHT_SUM_MAX });
+    let share = json!({
+        "bucket_by?": text,
+        "algorithm?": { "enum": ["murmur3-v1"] },
+        "salt?": { "type": ["string", "null"], "description": "The key of the segment unless given." },
+        "share": weight,
+        "of": { "type": "integer", "minimum": 1, "maximum": WEIGHT_SUM_MAX },
+    });
     json!({
         "Clause": object("One condition on the subject.", json!({
-            "attribute?": text,
-            "op": text,
-            "values?": { "type": "array" },
-            "negate?": { "type": "boolean" },
+            "attribute?": { "type": "string", "description": "What to look at: \"subject_key\" or the name of an attribute. \
+                Not for in_segment." },
+            "op": { "enum": Op::ALL.map(Op::as_str), "description": OPERATORS },
+            "values?": { "type": "array", "items": values, "description": "Any of these will do. Not for exists." },
+            "negate?": { "type": "boolean", "description": "Turns the outcome round. A missing attribute never matches, \
+                negated or not." },
         })),
-        "Serve": {
-            "description": "One variant, or a rollout over weights.",
-            "oneOf": [
-                object("One variant.", json!({ "variant": text })),
-                object("A weighted split of subjects.", json!({ "rollout": object("A weighted split.", json!({
-                    "bucket_by?": text,
-                    "algorithm?": { "enum": ["murmur3-v1"] },
-                    "salt?": { "type": ["string", "null"] },
-                    "weights": list_of(object("A share.", json!({
-                        "variant": text, "weight": { "type": "integer", "minimum": 0 },
-                    }))),
-                })) })),
-            ],
-        },
+        "Serve": serve("One variant, or a rollout over weights.", false),
+        "RuleServe": serve("One variant, or a rollout over weights, which may be that of an experiment.", true),
+        "Share": object("A share of subjects: those with a bucket below `share`.", share),
+        "Experiment": experiment(),
     })
+}
+
+/// What the operators compare.
+const OPERATORS: &str = "in: equal, within one JSON type. contains, starts_with, ends_with: parts of a text. matches: a \
+    regular expression that is searched for in a text (the syntax of the Rust crate regex, at most 4,096 bytes). lt, lte, gt, \
+    gte: numbers. semver_*: semantic versions as text. before, after: times, as RFC 3339 text or a number of milliseconds \
+    since 1970. in_cidr: an address as text, in networks such as 10.0.0.0/8 or 2001:db8::/32. in_segment: the subject is in \
+    one of these segments. exists: the attribute is there.";
+
+fn serve(about: &str, in_rule: bool) -> Value {
+    let text = json!({ "type": "string" });
+    let mut rollout = json!({
+        "bucket_by?": text,
+        "algorithm?": { "enum": ["murmur3-v1"] },
+        "salt?": { "type": ["string", "null"], "description": "That of the flag unless given." },
+        "weights": list_of(object("A share.", json!({
+            "variant": text, "weight": { "type": "integer", "minimum": 0, "maximum": WEIGHT_SUM_MAX },
+        }))),
+    });
+    if in_rule {
+        rollout["experiment?"] = to("Experiment");
+    }
+    json!({
+        "description": about,
+        "oneOf": [
+            object("One variant.", json!({ "variant": text })),
+            object("A weighted split of subjects.", json!({ "rollout": object("A weighted split.", rollout) })),
+        ],
+    })
+}
+
+fn experiment() -> Value {
+    let bound = json!({ "type": "integer", "minimum": 0, "maximum": LAYER_SLOTS });
+    object(
+        "An experiment: who takes no part in it goes on to the next rule.",
+        json!({
+            "key": to("Key"),
+            "layer?": object(
+                "A range of the slots of a layer. In one layer, experiments have disjoint ranges and bucket by one attribute.",
+                json!({
+                    "key": to("Key"),
+                    "range": {
+                        "type": "array", "items": bound, "minItems": 2, "maxItems": 2,
+                        "description": "The first slot, and the one after the last.",
+                    },
+                }),
+            ),
+            "holdout?": { "$ref": "#/components/schemas/Key", "description": "A segment that takes no part." },
+        }),
+    )
 }
 
 fn objects() -> Value {
@@ -273,12 +326,14 @@ fn evaluations() -> Value {
         "rule_id?": { "type": "string" },
         "bucket?": { "type": "integer" },
         "detail?": { "type": "string" },
+        "experiment?": { "$ref": "#/components/schemas/Key", "description": "The experiment whose split decided." },
     });
     let freshness = json!({ "enum": ["FRESH", "STALE"] });
     let mut answer = evaluation.clone();
     answer["snapshot_version"] = to("Version");
     answer["freshness"] = freshness.clone();
-    json!({
+    let mut all = explanation::all(answer.clone());
+    let more = json!({
         "EvaluationRequest": object("Whom to decide for.", json!({
             "subject_key": { "type": "string" },
             "attributes?": {
@@ -294,7 +349,11 @@ fn evaluations() -> Value {
             "freshness": freshness,
             "next?": to("Key"),
         })),
-    })
+    });
+    if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+        all.extend(more);
+    }
+    all
 }
 
 fn node() -> Value {

@@ -162,6 +162,17 @@ fn what_cannot_be_carried_out_is_2_and_sends_nothing() {
             "--attr-json",
         ),
         ("eval f --env prod", "--subject"),
+        ("explain f --env prod", "--subject"),
+        ("explain f --subject u", "--env"),
+        ("explain --env prod --subject u", "FLAG"),
+        (
+            "explain f --env prod --subject u --attr country",
+            "NAME=VALUE",
+        ),
+        (
+            "explain f --env prod --subject u --attr-json a=[1",
+            "--attr-json",
+        ),
         ("eval --env prod --subject u", "FLAG"),
         ("eval f --all --env prod --subject u", "--all"),
         ("policy list", "--env"),

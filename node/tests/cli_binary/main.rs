@@ -1,7 +1,7 @@
 //! The real binary, as a person uses it: real processes, directories and ports of their own.
 //!
-//! `commands` talks to one node with every client command, `outputs` looks at what is printed,
-//! `nodes` starts and stops nodes and clusters.
+//! `commands` talks to one node with every client command, `explain` with that one, `outputs` looks
+//! at what is printed, `nodes` starts and stops nodes and clusters.
 //! Everything waits for conditions with a deadline, and every process is killed by its own id when
 //! its test ends, however that ends.
 
@@ -12,6 +12,7 @@
 )]
 
 mod commands;
+mod explain;
 mod nodes;
 mod outputs;
 mod support;

@@ -291,6 +291,10 @@ fn a_dev_cluster_has_flags_and_keeps_everything() {
         "json",
     ];
     assert_eq!(ask(&eval).exits(0).json()["reason"], "PREREQUISITE_FAILED");
+    // What the screen says to try about an experiment is about one.
+    let explain = screen.lines().find(|line| line.contains("pennon explain"));
+    let explain: Vec<&str> = explain.unwrap().split_whitespace().skip(1).collect();
+    ask(&explain).exits(0).prints("✓ experiment similar-items");
     let id = |said: &Value| said["cluster_id"].as_str().unwrap().to_owned();
     let before = id(&ask(&["cluster", "status", "-o", "json"]).exits(0).json());
     let long = r#"{"enabled":true,"rules":[{"when":[],"serve":{"variant":"bm25"}},{"when":[],"serve":{"variant":"bm25"}}],

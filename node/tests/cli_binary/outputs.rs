@@ -22,6 +22,7 @@ fn json_parses_yaml_differs_and_neither_has_colours() {
         "env get prod",
         "eval web/new:ui --env prod --subject u",
         "eval --all --env prod --subject u",
+        "explain web/new:ui --env prod --subject u",
         "cluster status",
         "flag enable web/new:ui --env prod",
     ] {
@@ -81,7 +82,8 @@ fn help_names_examples_and_every_command_has_some() {
         .prints("Examples:")
         .prints("Exit codes:");
     for command in [
-        "serve", "dev", "flag", "policy", "segment", "env", "change", "eval", "watch", "cluster",
+        "serve", "dev", "flag", "policy", "segment", "env", "change", "eval", "explain", "watch",
+        "cluster",
     ] {
         assert!(help.out.contains(&format!("\n  {command} ")), "{command}");
         run(&[command, "--help"], &[])

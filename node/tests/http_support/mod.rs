@@ -264,7 +264,7 @@ impl Api {
         if reply.status.as_u16() >= 400 {
             check_problem(reply, &at);
         }
-        let document = self.document();
+        let document = self.document.lock().unwrap();
         if document.is_null() {
             return;
         }
@@ -385,6 +385,7 @@ pub(crate) fn check_schema(
         "null" => value.is_null(),
         "boolean" => value.is_boolean(),
         "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
         "string" => value.is_string(),
         "array" => value.is_array(),
         "object" => value.is_object(),
@@ -433,6 +434,44 @@ pub(crate) fn check_schema(
         }
     }
     faults
+}
+
+/// Finds the fields of a value that its schema does not know.
+pub(crate) fn undocumented(
+    document: &Value,
+    schema: &Value,
+    value: &Value,
+    at: &str,
+) -> Vec<String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document
+            .pointer(reference.trim_start_matches('#'))
+            .unwrap_or_else(|| panic!("{reference} at {at}"));
+        return undocumented(document, target, value, at);
+    }
+    for word in ["anyOf", "oneOf"] {
+        let fitting = schema[word].as_array().into_iter().flatten();
+        let mut fitting =
+            fitting.filter(|schema| check_schema(document, schema, value, at).is_empty());
+        if let Some(schema) = fitting.next() {
+            return undocumented(document, schema, value, at);
+        }
+    }
+    let mut found = Vec::new();
+    if let (Some(known), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
+        for (name, value) in fields {
+            let at = format!("{at}/{name}");
+            match known.get(name) {
+                Some(schema) => found.extend(undocumented(document, schema, value, &at)),
+                None => found.push(at),
+            }
+        }
+    }
+    for (n, item) in value.as_array().into_iter().flatten().enumerate() {
+        let at = format!("{at}/{n}");
+        found.extend(undocumented(document, &schema["items"], item, &at));
+    }
+    found
 }
 
 /// A boolean flag, off by default.
