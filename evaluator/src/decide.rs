@@ -14,6 +14,7 @@
 use crate::bucket::{Decimal, Salted};
 use crate::evaluate::{Decision, Detail, Evaluation, Reason};
 use crate::instant::Instant;
+use crate::key_table::is_same;
 use crate::limits::CLOSURE_MAX;
 use crate::loaded::Snapshot;
 use crate::policy::LAYER_SLOTS;
@@ -23,7 +24,7 @@ use crate::program::{
 };
 use crate::semver::SemVerRef;
 use crate::state::{Comparison, Number};
-use crate::subject::{AttributeRef, Entry, ScalarRef, Subject, TextRef};
+use crate::subject::{AttributeRef, Entry, Scalar, ScalarRef, Subject, TextRef};
 use crate::table::{FoundFlag, Loaded, Table};
 
 /// Hears what an evaluation passes, in the order it does. Nothing that it does can change the
@@ -187,6 +188,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[cold]
     fn find(&mut self, number: u32, subject: &'a Subject) -> Option<&'a Entry> {
         let operand = self.operands.get(number as usize)?;
         let found = subject.find(self.texts.get(operand.name), operand.hash);
@@ -257,9 +259,9 @@ impl<'a, T: Trace> Decider<'a, T> {
         prerequisites.all(|(place, wanted)| {
             let found = self.variant_at(wanted.slot);
             let holds = found.is_some_and(|(other, index)| {
-                let at = other.variant_name(index);
+                let at = other.variant_name(index).unwrap_or_default().as_bytes();
                 let mut accepted = wanted.variants.iter();
-                accepted.any(|name| Some(flag.texts.get(*name)) == at)
+                accepted.any(|name| is_same(flag.texts.get(*name).as_bytes(), at))
             });
             let index = found.map(|(_, index)| index);
             self.trace.prerequisite(place, index, holds);
@@ -409,29 +411,36 @@ impl<'a, T: Trace> Decider<'a, T> {
             self.trace.segment_known(number, None);
             return None;
         }
-        if let Some(within) = self.recall(number) {
-            self.trace.segment_known(number, Some(within != 0));
-            return Some(within != 0);
+        let segment = &loaded.segment;
+        // Who is listed is known at once; only rules are worth remembering.
+        if let Some(by) = self.listed(segment) {
+            self.trace.segment(number);
+            self.trace.segment_done(number, by);
+            return Some(by.is_within());
         }
-        self.trace.segment(number);
-        let by = self.membership(&loaded.segment);
-        self.trace.segment_done(number, by);
-        self.remember(number, u32::from(by.is_within()));
-        Some(by.is_within())
+        Some(self.in_segment_by_rule(number, segment))
     }
 
     #[inline]
-    fn membership(&mut self, segment: &'a Segment) -> Membership {
+    fn listed(&self, segment: &Segment) -> Option<Membership> {
         let TextRef { text, hash } = self.subject.key_ref();
         match segment.listed.find(text, hash) {
-            Some(Segment::EXCLUDED) => return Membership::Excluded,
-            Some(_) => return Membership::Included,
-            None => {}
+            Some(Segment::EXCLUDED) => Some(Membership::Excluded),
+            Some(_) => Some(Membership::Included),
+            None if segment.rules.is_empty() => Some(Membership::Nothing),
+            None => None,
         }
-        if segment.rules.is_empty() {
-            return Membership::Nothing;
+    }
+
+    #[inline(never)]
+    fn in_segment_by_rule(&mut self, number: u32, segment: &'a Segment) -> bool {
+        if let Some(within) = self.recall(number) {
+            self.trace.segment_known(number, Some(within != 0));
+            return within != 0;
         }
+        self.trace.segment(number);
         let mut frame = Frame::new(&segment.texts, &segment.operands);
+        let mut by = Membership::Nothing;
         for (place, rule) in segment.rules.iter().enumerate() {
             self.trace.rule(place);
             let share = rule.share.as_ref();
@@ -439,10 +448,13 @@ impl<'a, T: Trace> Decider<'a, T> {
                 && share.is_none_or(|share| self.within(share, &mut frame));
             self.trace.rule_done(within);
             if within {
-                return Membership::Rule(place);
+                by = Membership::Rule(place);
+                break;
             }
         }
-        Membership::Nothing
+        self.trace.segment_done(number, by);
+        self.remember(number, u32::from(by.is_within()));
+        by.is_within()
     }
 
     fn within(&mut self, share: &Share, frame: &mut Frame<'a>) -> bool {
@@ -462,20 +474,27 @@ impl<'a, T: Trace> Decider<'a, T> {
     }
 }
 
+#[inline]
 fn passes(test: &Test, operand: AttributeRef<'_>, texts: &Texts) -> bool {
     match operand {
         AttributeRef::One(value) => passes_one(test, value, texts),
-        AttributeRef::Many(values) => values
-            .iter()
-            .any(|value| passes_one(test, value.borrow(), texts)),
+        AttributeRef::Many(values) => any_passes(test, values, texts),
     }
 }
 
+/// Apart, so that comparing one value stays in line.
+#[inline(never)]
+fn any_passes(test: &Test, values: &[Scalar], texts: &Texts) -> bool {
+    let mut values = values.iter();
+    values.any(|value| passes_one(test, value.borrow(), texts))
+}
+
 /// Compares a single value. One of another type than the test is for is a non-match.
+#[inline]
 fn passes_one(test: &Test, value: ScalarRef<'_>, texts: &Texts) -> bool {
     match (test, value) {
         (Test::Text { hash, text }, ScalarRef::String(value)) => {
-            *hash == value.hash && texts.get(*text) == value.text
+            *hash == value.hash && is_same(texts.get(*text).as_bytes(), value.text.as_bytes())
         }
         (Test::Texts(table), ScalarRef::String(value)) => {
             table.find(value.text, value.hash).is_some()
@@ -487,6 +506,17 @@ fn passes_one(test: &Test, value: ScalarRef<'_>, texts: &Texts) -> bool {
             Number::new(number).is_some_and(|number| any.numbers.binary_search(&number).is_ok())
         }
         (Test::In(any), ScalarRef::Boolean(value)) => any.booleans[usize::from(value)],
+        (Test::Number(comparison, bound), ScalarRef::Number(number)) => number
+            .partial_cmp(bound)
+            .is_some_and(|order| comparison.admits(order)),
+        _ => passes_rarely(test, value, texts),
+    }
+}
+
+/// The tests that take longer than a call.
+#[inline(never)]
+fn passes_rarely(test: &Test, value: ScalarRef<'_>, texts: &Texts) -> bool {
+    match (test, value) {
         (Test::Contains(parts), ScalarRef::String(value)) => match &**parts {
             Contains::Few(parts) => parts
                 .iter()
@@ -505,9 +535,6 @@ fn passes_one(test: &Test, value: ScalarRef<'_>, texts: &Texts) -> bool {
             let tail = after.checked_sub(1).and_then(|n| tails.get(n));
             tail.is_some_and(|tail| value.text.ends_with(texts.get(*tail)))
         }
-        (Test::Number(comparison, bound), ScalarRef::Number(number)) => number
-            .partial_cmp(bound)
-            .is_some_and(|order| comparison.admits(order)),
         (Test::SemVer(comparison, versions), ScalarRef::String(value)) => {
             SemVerRef::parse(value.text).is_some_and(|version| match comparison {
                 Comparison::Eq => versions

@@ -10,7 +10,7 @@
 use serde_json::Map;
 
 use crate::fault::{At, Fault, Faults, wrong};
-use crate::key_table::text_hash;
+use crate::key_table::{is_same, text_hash};
 use crate::limits::Limits;
 use crate::policy::SUBJECT_KEY;
 
@@ -184,7 +184,9 @@ impl Subject {
     #[inline]
     pub(crate) fn find(&self, name: &str, hash: u64) -> Option<usize> {
         let mut places = self.names.iter().zip(&self.entries);
-        places.position(|(have, entry)| *have == hash && entry.name == name)
+        places.position(|(have, entry)| {
+            *have == hash && is_same(entry.name.as_bytes(), name.as_bytes())
+        })
     }
 
     /// Returns the attribute at a place.

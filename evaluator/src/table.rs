@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::encoding::{DecodeError, EncodedState};
 use crate::ids::{FlagKey, SegmentKey, StateKey, StateKind, Version};
-use crate::key_table::text_hash;
+use crate::key_table::{is_same, text_hash};
 use crate::limits::{CLOSURE_MAX, DEPTH_MAX};
 use crate::program::{Flag, Segment, Slots};
 use crate::state::{ClauseState, EvaluationState, FlagState, SegmentState};
@@ -210,7 +210,7 @@ impl Table {
     #[inline]
     fn flag_slot(&self, key: &str) -> Option<u32> {
         self.flags
-            .find(text_hash(key), |slot| self.key_at(slot) == key)
+            .find(text_hash(key), |slot| self.has_key(slot, key))
     }
 
     fn slot(&self, kind: StateKind, key: &str) -> Option<u32> {
@@ -218,7 +218,7 @@ impl Table {
             StateKind::Flag => self.flag_slot(key),
             StateKind::Segment => self
                 .segments
-                .find(text_hash(key), |slot| self.key_at(slot) == key),
+                .find(text_hash(key), |slot| self.has_key(slot, key)),
             StateKind::Layer | StateKind::Experiment => None,
         }
     }
@@ -233,6 +233,11 @@ impl Table {
     #[inline]
     fn key_at(&self, slot: u32) -> &str {
         self.at(slot).map_or("", Slot::key)
+    }
+
+    #[inline]
+    fn has_key(&self, slot: u32, key: &str) -> bool {
+        is_same(self.key_at(slot).as_bytes(), key.as_bytes())
     }
 
     /// A slot that is to be changed; its chunk is copied if another table has it too.
