@@ -6,6 +6,9 @@
 //! bottom. There is one way of deciding: explaining (`explain.rs`) runs the same functions with a
 //! [`Trace`] that writes down what they pass.
 //!
+//! Only prerequisites and segments with rules are entered by a call, because only they recur; all
+//! else is in line (`inline(always)`), which took a tenth off a decision by rules.
+//!
 //! A segment or prerequisite that is missing, or not sound (see `table.rs`), cannot be decided: a
 //! prerequisite then fails, a clause does not hold, negated or not, and a holdout keeps everybody
 //! out. The leader's Writer lets no such state come about; this is for snapshots that did not come
@@ -178,7 +181,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn attribute(&mut self, number: u32, subject: &'a Subject) -> Option<&'a Entry> {
         let known = self.places.get(number as usize);
         match known.copied().unwrap_or(Self::UNKNOWN) {
@@ -212,6 +215,7 @@ impl<'a, T: Trace> Decider<'a, T> {
         decision
     }
 
+    #[inline(always)]
     fn decision(&mut self, flag: &'a Flag) -> Decision {
         if let Some(decision) = flag.constant {
             if decision.rule().is_some() {
@@ -289,7 +293,7 @@ impl<'a, T: Trace> Decider<'a, T> {
 
     /// What a rule or the default serves; nothing when it has an experiment that the subject takes
     /// no part in.
-    #[inline]
+    #[inline(always)]
     fn serve(&mut self, serve: &Serve, reason: Reason, frame: &mut Frame<'a>) -> Option<Decision> {
         match serve {
             Serve::Variant(variant) => Some(Decision::of(*variant, reason)),
@@ -317,7 +321,7 @@ impl<'a, T: Trace> Decider<'a, T> {
         within
     }
 
-    #[inline]
+    #[inline(always)]
     fn split(&mut self, split: &Split, frame: &mut Frame<'a>) -> Decision {
         let bucket = self.bucket(split.by, split.salt, split.total, frame);
         self.trace.bucket(bucket);
@@ -342,7 +346,7 @@ impl<'a, T: Trace> Decider<'a, T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn operand(&self, operand: Operand, frame: &mut Frame<'a>) -> Option<AttributeRef<'a>> {
         match operand {
             Operand::SubjectKey => {
@@ -352,7 +356,7 @@ impl<'a, T: Trace> Decider<'a, T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn all_hold(&mut self, clauses: &'a [Clause], frame: &mut Frame<'a>) -> bool {
         for (place, clause) in clauses.iter().enumerate() {
             let (outcome, negate) = self.outcome(clause, frame);
@@ -367,7 +371,7 @@ impl<'a, T: Trace> Decider<'a, T> {
 
     /// What a clause comes to before it is turned round, and whether it is. Nothing when it cannot
     /// hold either way.
-    #[inline]
+    #[inline(always)]
     fn outcome(&mut self, clause: &'a Clause, frame: &mut Frame<'a>) -> (Option<bool>, bool) {
         match clause {
             Clause::Test {
@@ -387,7 +391,7 @@ impl<'a, T: Trace> Decider<'a, T> {
 
     /// Says whether the subject is in any of the segments; nothing when it is in none that can be
     /// decided and some cannot.
-    #[inline]
+    #[inline(always)]
     fn in_any(&mut self, any_of: &[u32]) -> Option<bool> {
         let mut within = Some(false);
         for slot in any_of {
@@ -400,7 +404,7 @@ impl<'a, T: Trace> Decider<'a, T> {
         within
     }
 
-    #[inline]
+    #[inline(always)]
     fn in_segment(&mut self, number: u32) -> Option<bool> {
         let slot = self.table.at(number)?;
         let Loaded::Segment(loaded) = &slot.loaded else {
@@ -421,7 +425,7 @@ impl<'a, T: Trace> Decider<'a, T> {
         Some(self.in_segment_by_rule(number, segment))
     }
 
-    #[inline]
+    #[inline(always)]
     fn listed(&self, segment: &Segment) -> Option<Membership> {
         let TextRef { text, hash } = self.subject.key_ref();
         match segment.listed.find(text, hash) {
@@ -474,7 +478,7 @@ impl<'a, T: Trace> Decider<'a, T> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn passes(test: &Test, operand: AttributeRef<'_>, texts: &Texts) -> bool {
     match operand {
         AttributeRef::One(value) => passes_one(test, value, texts),
@@ -490,7 +494,7 @@ fn any_passes(test: &Test, values: &[Scalar], texts: &Texts) -> bool {
 }
 
 /// Compares a single value. One of another type than the test is for is a non-match.
-#[inline]
+#[inline(always)]
 fn passes_one(test: &Test, value: ScalarRef<'_>, texts: &Texts) -> bool {
     match (test, value) {
         (Test::Text { hash, text }, ScalarRef::String(value)) => {

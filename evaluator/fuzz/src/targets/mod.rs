@@ -96,7 +96,7 @@ pub(crate) const TARGETS: &[Target] = &[
         run: frames::frames,
         seeds: seeds::streams,
         answers: frames::ANSWERS,
-        cases: 5_000,
+        cases: 3_000,
     },
     Target {
         name: "flag",
