@@ -58,6 +58,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+//!
+//! # What the language means, where it could mean several things
+//! - **Missing, null, wrong type.** A clause on an attribute that is missing or null does not hold,
+//!   negated or not, except `exists`. A value that the operator cannot compare (a number for
+//!   `contains`, text that is no version, date or address) is a non-match, which `negate` turns
+//!   round. An array matches if any element does, so negated if none does; an empty one is there.
+//! - **`in`** is equality within one JSON type. Text is compared by bytes.
+//! - **`matches`** searches; `^` and `$` bind it to the beginning and very end of the text. The syntax
+//!   is that of the crate `regex`, with Unicode classes and without Unicode `\b`. At most 4,096 bytes,
+//!   100 a policy, and an automaton of bounded size.
+//! - **`before`, `after`** are strict, and read RFC 3339 (with seconds and offset) or milliseconds since
+//!   1970, whose fractions are cut off. Second 60 is read as 59.
+//! - **`in_cidr`** takes networks, whose host bits are ignored, and single addresses. IPv4 written as
+//!   IPv6 (`::ffff:1.2.3.4`) is IPv4, so `::/0` has no IPv4 address in it. A port or zone makes text no
+//!   address.
+//! - **`semver_*`**: partial versions are padded, one leading `v` and build metadata are ignored.
+//! - **Rules** without clauses hold for everybody. A rule without id is `rule-<n>`, from 1.
+//! - **Rollouts** of a subject without a usable value (missing, empty, boolean, array, number with a
+//!   fraction) give the last variant with the detail `BUCKETING_KEY_MISSING`, and no exposure is due.
+//! - **Experiments** belong to rules. A subject takes part unless the holdout, a segment, has it, or
+//!   its slot (of 10,000, by the layer's key) is outside the range; it then goes on to the next rule.
+//!   Without a usable value it has no slot, so with a layer it takes no part.
+//! - **Exposures** are due for experiments, and for every answer of a flag that says `track`; never for
+//!   a flag that is not found.
+//! - **Archived** flags answer `FLAG_NOT_FOUND`, with the detail `ARCHIVED`, and fail whom they are a
+//!   prerequisite of; so does a disabled flag, whatever its off variant.
+//! - **Growing a share** loses nobody: those who move come from later shares. Between neighbours only
+//!   these two are touched.
+
 mod bucket;
 mod compile;
 mod config;
