@@ -189,7 +189,12 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<(LogIdentity, u64, Words), Flaw> {
     for (i, word) in words.iter_mut().enumerate() {
         *word = u64_at(bytes, 40 + 8 * i);
     }
-    Ok((identity, u64_at(bytes, 8), words))
+    let sequence = u64_at(bytes, 8);
+    // Nobody saves so often; what says so was not written here, and could not be followed.
+    if sequence == u64::MAX {
+        return Err(Flaw::Unreadable("its sequence number cannot be"));
+    }
+    Ok((identity, sequence, words))
 }
 
 /// What the MANIFEST says.
@@ -303,6 +308,20 @@ mod tests {
         01000000000000000400000000000000060000000000000002000000000000000300000000000000\
         00000000000000000000000000000000000000000000000000000000000000000000000000000000\
         000000000f1cd6df";
+
+    #[test]
+    fn a_last_sequence_number_is_not_one_to_go_on_from() {
+        let identity = LogIdentity {
+            cluster: 1,
+            node: 2,
+        };
+        let decoded = |sequence| {
+            let bytes = encode(Kind::Vote, identity, sequence, Words::default());
+            decode(Kind::Vote, &bytes).map(|(_, sequence, _)| sequence)
+        };
+        assert!(matches!(decoded(u64::MAX - 1), Ok(found) if found == u64::MAX - 1));
+        assert!(matches!(decoded(u64::MAX), Err(Flaw::Unreadable(_))));
+    }
 
     #[test]
     fn every_vote_survives_the_words() {
