@@ -433,15 +433,19 @@ fn assert_written(watched: &Watched, operations: &[Operation]) {
     }
 }
 
+/// Waits for `count` writes that began after `since`. The next one must come `within` this time, so
+/// that a slow machine takes longer and a cluster that stands still fails.
 async fn acknowledged(recorder: &Recorder, since: u64, count: usize, within: Duration) -> Duration {
-    let enough = || async {
-        let have =
-            recorder.count(|operation| operation.is_acknowledged() && operation.invoked > since);
-        (have >= count)
-            .then_some(())
-            .ok_or_else(|| format!("{have} of {count} writes"))
-    };
-    until("writes", within, enough).await.unwrap();
+    let is_meant = |operation: &Operation| operation.is_acknowledged() && operation.invoked > since;
+    let mut have = 0;
+    while have < count {
+        let more = || async {
+            let found = recorder.count(is_meant);
+            let none = || format!("{found} of {count} writes");
+            (found > have).then_some(found).ok_or_else(none)
+        };
+        have = until("another write", within, more).await.unwrap();
+    }
     let operations = recorder.operations();
     let after = operations
         .iter()
