@@ -195,14 +195,25 @@ fn change_items(items: &mut Vec<Value>, lent: Value, rng: &mut Rng) {
 }
 
 fn change_text(text: &mut String, rng: &mut Rng) {
-    match rng.below(6) {
-        0 => text.clear(),
-        1 => text.push(*rng.pick(&['x', ' ', '/', '~', 'é', '\u{0}', '"'])),
-        2 => drop(text.pop()),
-        3 if text.len() < 64 => *text = text.repeat(1 + rng.below(300)),
-        4 => text.insert(0, *rng.pick(&['v', '0', '-', '(', '\u{10ffff}'])),
-        _ => *text = text.to_uppercase(),
+    let mut chars: Vec<char> = text.chars().collect();
+    let at = rng.below(chars.len());
+    match rng.below(8) {
+        0 => chars.clear(),
+        1 => chars.push(*rng.pick(&['x', ' ', '/', '~', 'é', '\u{0}', '"'])),
+        2 => drop(chars.pop()),
+        3 if text.len() < 64 => chars = chars.repeat(1 + rng.below(300)),
+        4 => chars.insert(0, *rng.pick(&['v', '0', '-', '(', '\u{10ffff}'])),
+        5 => chars = text.to_uppercase().chars().collect(),
+        // Mostly of the same kind: another digit may still be a word that is read.
+        _ => match chars.get_mut(at) {
+            Some(digit) if digit.is_ascii_digit() => {
+                *digit = char::from(b'0' + rng.next() as u8 % 10)
+            }
+            Some(any) => *any = char::from(b' ' + rng.next() as u8 % 95),
+            None => chars.push('x'),
+        },
     }
+    *text = chars.into_iter().collect();
 }
 
 fn odd(rng: &mut Rng) -> Value {
