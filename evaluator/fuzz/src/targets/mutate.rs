@@ -209,6 +209,7 @@ fn change_text(text: &mut String, rng: &mut Rng) {
             Some(digit) if digit.is_ascii_digit() => {
                 *digit = char::from(b'0' + rng.next() as u8 % 10)
             }
+            Some(any) if rng.one_in(3) => *any = *rng.pick(&['ß', '€', '𝄞']),
             Some(any) => *any = char::from(b' ' + rng.next() as u8 % 95),
             None => chars.push('x'),
         },
