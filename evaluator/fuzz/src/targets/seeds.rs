@@ -303,6 +303,7 @@ fn all_deltas() -> Vec<Delta> {
         let next = ConfigSnapshot::new(environment(), version(8), states).unwrap();
         ConfigSnapshot::diff(base, &next)
     }));
+    deltas.extend(deltas_of_what_is_used());
     let gone = StateKey::new(StateKind::Flag, "f").unwrap();
     let twice = Delta {
         removals: vec![gone.clone(), gone],
@@ -327,6 +328,23 @@ fn all_deltas() -> Vec<Delta> {
         ..first.clone()
     }));
     deltas
+}
+
+/// A segment that others use changes, closes a circle, goes.
+fn deltas_of_what_is_used() -> Vec<Delta> {
+    let (base, _) = base();
+    let used = StateKey::new(StateKind::Segment, "s").unwrap();
+    let with = |state: Option<Compiled>| {
+        let others = base.states().iter();
+        let others = others.filter(|state| *state.state_key() != used);
+        let states = encode(state.into_iter().collect());
+        let states = others.cloned().chain(states).collect();
+        ConfigSnapshot::new(environment(), version(8), states).unwrap()
+    };
+    let changed = segment("s", &json!({"excluded": ["user-42"]}));
+    let circle = using("s", &["t".to_owned()]);
+    let next = [Some(changed), Some(circle), None].map(with);
+    next.map(|next| ConfigSnapshot::diff(base, &next)).to_vec()
 }
 
 pub(crate) fn deltas() -> Vec<Vec<u8>> {
