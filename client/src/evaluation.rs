@@ -234,7 +234,7 @@ impl<'a> Page<'a> {
     }
 
     /// As [`Client::evaluate`](crate::Client::evaluate), borrowing the state.
-    #[inline]
+    #[inline(always)]
     pub fn evaluate(&self, flag: &str, subject: &Subject) -> Evaluation<'a> {
         let Some(held) = self.held else {
             return Evaluation {

@@ -15,7 +15,7 @@
 //! from it.
 
 use crate::bucket::{Decimal, Salted};
-use crate::evaluate::{Decision, Detail, Evaluation, Reason};
+use crate::evaluate::{Decision, Detail, Evaluation, Reason, VariantRef};
 use crate::instant::Instant;
 use crate::key_table::is_same;
 use crate::limits::CLOSURE_MAX;
@@ -23,12 +23,12 @@ use crate::loaded::Snapshot;
 use crate::policy::LAYER_SLOTS;
 use crate::program::{
     Clause, Contains, Experiment, Flag, Operand, Operands, Segment, Serve, Share, Split, Test,
-    Texts,
+    Texts, next_clauses,
 };
 use crate::semver::SemVerRef;
 use crate::state::{Comparison, Number};
 use crate::subject::{AttributeRef, Entry, Scalar, ScalarRef, Subject, TextRef};
-use crate::table::{FoundFlag, Loaded, Table};
+use crate::table::{FoundFlag, Loaded, Slot, Table};
 
 /// Hears what an evaluation passes, in the order it does. Nothing that it does can change the
 /// decision.
@@ -38,9 +38,9 @@ pub(crate) trait Trace {
     /// The flag that was begun last is decided.
     fn flag_done(&mut self, _decision: &Decision) {}
     /// A prerequisite, by its place, was found at a variant of that flag, or nowhere.
-    fn prerequisite(&mut self, _place: usize, _found: Option<u16>, _holds: bool) {}
+    fn prerequisite(&mut self, _place: usize, _found: Option<VariantRef>, _holds: bool) {}
     /// The subject has a variant of its own, or not.
-    fn target(&mut self, _variant: Option<u32>) {}
+    fn target(&mut self, _variant: Option<VariantRef>) {}
     /// A rule, by its place, is about to be tried.
     fn rule(&mut self, _place: usize) {}
     /// The rule that was begun last was tried: whether it serves.
@@ -88,22 +88,18 @@ impl Snapshot {
     }
 
     /// Decides a flag for a subject, by number; [`Snapshot::answer`] gives names and value.
-    #[inline]
     pub fn decide(&self, flag: &str, subject: &Subject) -> Decision {
-        let Some(found) = self.table.find_flag(flag) else {
+        let Some((number, slot)) = self.table.flag_slot(flag) else {
             return Decision::NOT_FOUND;
         };
-        match found.flag.constant {
-            Some(decision) => decision,
-            None => decide_plainly(&self.table, &found, subject),
+        if let Some(decision) = slot.constant() {
+            return decision;
+        }
+        match slot.found(number) {
+            Some(found) => decide(&self.table, &found, subject, &mut ()),
+            None => Decision::NOT_FOUND,
         }
     }
-}
-
-/// Apart, so that flags that are constants are decided where they are asked for.
-#[inline(never)]
-fn decide_plainly(table: &Table, found: &FoundFlag<'_>, subject: &Subject) -> Decision {
-    decide(table, found, subject, &mut ())
 }
 
 /// Decides a flag that was found in the table.
@@ -114,7 +110,7 @@ pub(crate) fn decide<T: Trace>(
     trace: &mut T,
 ) -> Decision {
     let FoundFlag { number, slot, flag } = *found;
-    let decision = match (flag.constant.is_some() || slot.sound, slot.heavy) {
+    let decision = match (slot.constant().is_some() || slot.sound, slot.heavy) {
         (false, _) => {
             Decision::of(flag.off_variant, Reason::PrerequisiteFailed).with(Detail::GraphUnsound)
         }
@@ -124,8 +120,8 @@ pub(crate) fn decide<T: Trace>(
             memo: None,
             trace,
         }
-        .flag(number, flag),
-        (true, true) => decide_heavy(table, number, flag, subject, trace),
+        .flag(number, slot, flag),
+        (true, true) => decide_heavy(table, found, subject, trace),
     };
     decision.of_slot(number)
 }
@@ -134,11 +130,11 @@ pub(crate) fn decide<T: Trace>(
 #[inline(never)]
 fn decide_heavy<T: Trace>(
     table: &Table,
-    number: u32,
-    flag: &Flag,
+    found: &FoundFlag<'_>,
     subject: &Subject,
     trace: &mut T,
 ) -> Decision {
+    let FoundFlag { number, slot, flag } = *found;
     let mut memo = Memo::new();
     Decider {
         table,
@@ -146,7 +142,7 @@ fn decide_heavy<T: Trace>(
         memo: Some(&mut memo),
         trace,
     }
-    .flag(number, flag)
+    .flag(number, slot, flag)
 }
 
 /// Decides one flag for one subject, and what it uses.
@@ -208,16 +204,16 @@ impl<'a> Frame<'a> {
 
 impl<'a, T: Trace> Decider<'a, T> {
     /// The order of decision, from what comes after `FLAG_NOT_FOUND`.
-    fn flag(&mut self, number: u32, flag: &'a Flag) -> Decision {
+    fn flag(&mut self, number: u32, slot: &'a Slot, flag: &'a Flag) -> Decision {
         self.trace.flag(number);
-        let decision = self.decision(flag);
+        let decision = self.decision(slot, flag);
         self.trace.flag_done(&decision);
         decision
     }
 
     #[inline(always)]
-    fn decision(&mut self, flag: &'a Flag) -> Decision {
-        if let Some(decision) = flag.constant {
+    fn decision(&mut self, slot: &'a Slot, flag: &'a Flag) -> Decision {
+        if let Some(decision) = slot.constant() {
             if decision.rule().is_some() {
                 self.trace.rule(0);
                 self.trace.rule_done(true);
@@ -229,17 +225,18 @@ impl<'a, T: Trace> Decider<'a, T> {
         }
         if let Some(targets) = &flag.targets {
             let TextRef { text, hash } = self.subject.key_ref();
-            let variant = targets.find(text, hash);
+            let variant = targets.find(text, hash).map(VariantRef::from_bits);
             self.trace.target(variant);
             if let Some(variant) = variant {
-                // The index of a variant, as it was put in.
-                return Decision::of(variant as u16, Reason::TargetMatch);
+                return Decision::of(variant, Reason::TargetMatch);
             }
         }
         let mut frame = Frame::new(&flag.texts, &flag.operands);
+        let mut clauses = &*flag.clauses;
         for (place, rule) in flag.rules.iter().enumerate() {
             self.trace.rule(place);
-            let served = match self.all_hold(&rule.when, &mut frame) {
+            let when = next_clauses(&mut clauses, rule.clauses);
+            let served = match self.all_hold(when, &mut frame) {
                 true => self.serve(&rule.serve, Reason::RuleMatch, &mut frame),
                 false => None,
             };
@@ -262,19 +259,20 @@ impl<'a, T: Trace> Decider<'a, T> {
         let mut prerequisites = flag.prerequisites.iter().enumerate();
         prerequisites.all(|(place, wanted)| {
             let found = self.variant_at(wanted.slot);
-            let holds = found.is_some_and(|(other, index)| {
-                let at = other.variant_name(index).unwrap_or_default().as_bytes();
+            let holds = found.is_some_and(|(other, variant)| {
+                let at = other.variant_name(variant.index()).unwrap_or_default();
+                let at = at.as_bytes();
                 let mut accepted = wanted.variants.iter();
                 accepted.any(|name| is_same(flag.texts.get(*name).as_bytes(), at))
             });
-            let index = found.map(|(_, index)| index);
-            self.trace.prerequisite(place, index, holds);
+            let variant = found.map(|(_, variant)| variant);
+            self.trace.prerequisite(place, variant, holds);
             holds
         })
     }
 
     /// The variant that a prerequisite is at; none when it is disabled or cannot be decided.
-    fn variant_at(&mut self, number: u32) -> Option<(&'a Flag, u16)> {
+    fn variant_at(&mut self, number: u32) -> Option<(&'a Flag, VariantRef)> {
         let slot = self.table.at(number)?;
         let Loaded::Flag(loaded) = &slot.loaded else {
             return None;
@@ -283,12 +281,12 @@ impl<'a, T: Trace> Decider<'a, T> {
         if !slot.sound || flag.archived || !flag.enabled {
             return None;
         }
-        if let Some(index) = self.recall(number) {
-            return Some((flag, index as u16));
+        if let Some(variant) = self.recall(number) {
+            return Some((flag, VariantRef::from_bits(variant)));
         }
-        let index = self.flag(number, flag).variant();
-        self.remember(number, u32::from(index));
-        Some((flag, index))
+        let variant = self.flag(number, slot, flag).variant();
+        self.remember(number, variant.bits());
+        Some((flag, variant))
     }
 
     /// What a rule or the default serves; nothing when it has an experiment that the subject takes
@@ -325,13 +323,14 @@ impl<'a, T: Trace> Decider<'a, T> {
     fn split(&mut self, split: &Split, frame: &mut Frame<'a>) -> Decision {
         let bucket = self.bucket(split.by, split.salt, split.total, frame);
         self.trace.bucket(bucket);
-        let last = split.shares.last().map_or(0, |share| share.variant);
         let Some(bucket) = bucket else {
+            let last = split
+                .shares
+                .last()
+                .map_or(VariantRef::NONE, |share| share.variant);
             return Decision::of(last, Reason::Split).with(Detail::BucketingKeyMissing);
         };
-        let share = split.shares.iter().find(|share| share.end > bucket);
-        let variant = share.map_or(last, |share| share.variant);
-        Decision::of(variant, Reason::Split).in_bucket(bucket) // I7
+        Decision::of(split.variant(bucket), Reason::Split).in_bucket(bucket) // I7
     }
 
     /// The bucket of the subject; none when it lacks what is bucketed.
@@ -385,13 +384,13 @@ impl<'a, T: Trace> Decider<'a, T> {
             Clause::Exists { operand, negate } => {
                 (Some(self.operand(*operand, frame).is_some()), *negate)
             }
+            Clause::Segment { slot, negate } => (self.in_segment(*slot), *negate),
             Clause::Segments { any_of, negate } => (self.in_any(any_of), *negate),
         }
     }
 
     /// Says whether the subject is in any of the segments; nothing when it is in none that can be
     /// decided and some cannot.
-    #[inline(always)]
     fn in_any(&mut self, any_of: &[u32]) -> Option<bool> {
         let mut within = Some(false);
         for slot in any_of {
@@ -445,10 +444,12 @@ impl<'a, T: Trace> Decider<'a, T> {
         self.trace.segment(number);
         let mut frame = Frame::new(&segment.texts, &segment.operands);
         let mut by = Membership::Nothing;
+        let mut clauses = &*segment.clauses;
         for (place, rule) in segment.rules.iter().enumerate() {
             self.trace.rule(place);
             let share = rule.share.as_ref();
-            let within = self.all_hold(&rule.when, &mut frame)
+            let when = next_clauses(&mut clauses, rule.clauses);
+            let within = self.all_hold(when, &mut frame)
                 && share.is_none_or(|share| self.within(share, &mut frame));
             self.trace.rule_done(within);
             if within {

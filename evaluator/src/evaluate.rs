@@ -58,8 +58,50 @@ pub struct Evaluation<'a> {
 pub struct Decision {
     /// Slot, and above it the index of the rule or `NONE`.
     place: u64,
-    /// The bucket or `NONE`, and above it variant (16 bits), reason and detail (8 bits each).
+    /// The bucket or `NONE`, and above it the variant (18 bits), reason (6) and detail (8).
     outcome: u64,
+}
+
+/// A variant of a flag: its index and, if its value is a boolean, that. Most flags are booleans, and
+/// so a decision tells their value without another look at the flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VariantRef {
+    /// The index in 16 bits; above it 2 for `false`, 3 for `true`.
+    bits: u32,
+}
+
+impl VariantRef {
+    /// No variant.
+    pub(crate) const NONE: VariantRef = VariantRef::new(u16::MAX, None);
+
+    pub(crate) const fn new(index: u16, boolean: Option<bool>) -> VariantRef {
+        let value = match boolean {
+            None => 0,
+            Some(value) => 2 | value as u32,
+        };
+        VariantRef {
+            bits: index as u32 | value << 16,
+        }
+    }
+
+    /// The variant whose bits these are; other bits are left out.
+    pub(crate) const fn from_bits(bits: u32) -> VariantRef {
+        VariantRef {
+            bits: bits & 0x3_ffff,
+        }
+    }
+
+    pub(crate) const fn bits(self) -> u32 {
+        self.bits
+    }
+
+    pub(crate) const fn index(self) -> u16 {
+        self.bits as u16
+    }
+
+    pub(crate) fn boolean(self) -> Option<bool> {
+        (self.bits & 2 << 16 != 0).then_some(self.bits & 1 << 16 != 0)
+    }
 }
 
 impl Decision {
@@ -67,13 +109,19 @@ impl Decision {
     const NONE: u32 = u32::MAX;
 
     /// There is no such flag.
-    pub const NOT_FOUND: Decision = Decision::of(u16::MAX, Reason::FlagNotFound);
+    pub const NOT_FOUND: Decision = Decision::of(VariantRef::NONE, Reason::FlagNotFound);
+
+    /// Not made yet. No decision is equal to it.
+    pub(crate) const PENDING: Decision = Decision {
+        place: u64::MAX,
+        outcome: u64::MAX,
+    };
 
     /// A variant for a reason, of no flag yet.
-    pub(crate) const fn of(variant: u16, reason: Reason) -> Decision {
+    pub(crate) const fn of(variant: VariantRef, reason: Reason) -> Decision {
         Decision {
             place: u64::MAX,
-            outcome: Self::NONE as u64 | (variant as u64) << 32 | (reason as u64) << 48,
+            outcome: Self::NONE as u64 | (variant.bits as u64) << 32 | (reason as u64) << 50,
         }
     }
 
@@ -101,8 +149,8 @@ impl Decision {
         self.place as u32
     }
 
-    pub(crate) const fn variant(self) -> u16 {
-        (self.outcome >> 32) as u16
+    pub(crate) const fn variant(self) -> VariantRef {
+        VariantRef::from_bits((self.outcome >> 32) as u32)
     }
 
     /// The index of the rule that decided.
@@ -115,7 +163,7 @@ impl Decision {
     #[inline]
     pub fn reason(self) -> Reason {
         // Three bits, eight reasons.
-        Reason::ALL[(self.outcome >> 48 & 7) as usize]
+        Reason::ALL[(self.outcome >> 50 & 7) as usize]
     }
 
     /// Returns the bucket of the subject, when a rollout decided.
@@ -252,16 +300,21 @@ impl Snapshot {
         self.table
             .found(decision.slot())?
             .flag
-            .variant_name(decision.variant())
+            .variant_name(decision.variant().index())
     }
 
     /// Returns the value decided: that of [`Snapshot::answer`] without the rest.
     #[inline]
     pub fn value_of(&self, decision: Decision) -> Option<ValueRef<'_>> {
-        self.table
-            .found(decision.slot())?
-            .flag
-            .value(decision.variant())
+        let variant = decision.variant();
+        match variant.boolean() {
+            Some(value) => Some(ValueRef::boolean(value)),
+            None => self
+                .table
+                .found(decision.slot())?
+                .flag
+                .value(variant.index()),
+        }
     }
 }
 
@@ -288,8 +341,8 @@ fn answer<'a>(found: &FoundFlag<'a>, decision: Decision) -> Evaluation<'a> {
     Evaluation {
         flag: key,
         enabled: flag.enabled,
-        variant: flag.variant_name(decision.variant()),
-        value: flag.value(decision.variant()),
+        variant: flag.variant_name(decision.variant().index()),
+        value: flag.value(decision.variant().index()),
         config_version,
         reason: decision.reason(),
         rule_id: rule.map(|rule| flag.texts.get(rule.id)),

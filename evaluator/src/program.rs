@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use crate::bucket::Salted;
 use crate::config::OnStale;
 use crate::config::ValueType;
-use crate::evaluate::{Decision, Detail, Reason};
+use crate::evaluate::{Decision, Detail, Reason, VariantRef};
 use crate::ids::{FlagKey, SegmentKey, Version};
 use crate::instant::Instant;
 use crate::key_table::{KeyTable, text_hash};
@@ -48,18 +48,18 @@ pub(crate) struct Flag {
     pub(crate) key: FlagKey,
     pub(crate) texts: Texts,
     pub(crate) variants: Box<[Variant]>,
-    pub(crate) off_variant: u16,
+    pub(crate) off_variant: VariantRef,
     pub(crate) enabled: bool,
     pub(crate) archived: bool,
     pub(crate) track: bool,
     pub(crate) on_stale: OnStale,
-    /// What everybody gets, when that is known beforehand.
-    pub(crate) constant: Option<Decision>,
     pub(crate) prerequisites: Box<[Prerequisite]>,
-    /// Subjects with a variant of their own, if there are any.
+    /// Subjects with a variant of their own, if there are any: its [`VariantRef::bits`].
     pub(crate) targets: Option<Box<KeyTable>>,
     pub(crate) operands: Operands,
     pub(crate) rules: Box<[Rule]>,
+    /// Those of all rules, in their order.
+    pub(crate) clauses: Box<[Clause]>,
     pub(crate) default: Serve,
     /// Whether there is no rule, target or rollout.
     pub(crate) is_static: bool,
@@ -89,13 +89,14 @@ pub(crate) struct Prerequisite {
 
 pub(crate) struct Rule {
     pub(crate) id: Span,
-    pub(crate) when: Box<[Clause]>,
+    /// How many of the clauses are its own.
+    pub(crate) clauses: u32,
     pub(crate) serve: Serve,
 }
 
 pub(crate) enum Serve {
-    Variant(u16),
-    Split(Box<Split>),
+    Variant(VariantRef),
+    Split(Split),
     Experiment(Box<Experiment>),
 }
 
@@ -108,10 +109,22 @@ pub(crate) struct Split {
     pub(crate) shares: Box<[ShareEnd]>,
 }
 
+impl Split {
+    /// The variant of a bucket below the total.
+    #[inline]
+    pub(crate) fn variant(&self, bucket: u32) -> VariantRef {
+        // Counting, because where a search would end is a matter of chance.
+        let ended = self.shares.partition_point(|share| share.end <= bucket);
+        let last = self.shares.len().saturating_sub(1);
+        let share = self.shares.get(ended.min(last));
+        share.map_or(VariantRef::NONE, |share| share.variant)
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct ShareEnd {
     pub(crate) end: u32,
-    pub(crate) variant: u16,
+    pub(crate) variant: VariantRef,
 }
 
 /// A split for those who take part.
@@ -129,6 +142,14 @@ pub(crate) struct Layer {
     pub(crate) end: u32,
 }
 
+/// Takes the clauses of the next rule off those that are left.
+#[inline]
+pub(crate) fn next_clauses<'a>(left: &mut &'a [Clause], count: u32) -> &'a [Clause] {
+    let (next, rest) = left.split_at((count as usize).min(left.len()));
+    *left = rest;
+    next
+}
+
 /// A segment, ready.
 pub(crate) struct Segment {
     pub(crate) texts: Texts,
@@ -136,11 +157,14 @@ pub(crate) struct Segment {
     pub(crate) listed: KeyTable,
     pub(crate) operands: Operands,
     pub(crate) rules: Box<[SegmentRule]>,
+    /// Those of all rules, in their order.
+    pub(crate) clauses: Box<[Clause]>,
     pub(crate) changed_at: Version,
 }
 
 pub(crate) struct SegmentRule {
-    pub(crate) when: Box<[Clause]>,
+    /// How many of the clauses are its own.
+    pub(crate) clauses: u32,
     pub(crate) share: Option<Share>,
 }
 
@@ -176,6 +200,8 @@ pub(crate) enum Clause {
     },
     /// On an operand being there.
     Exists { operand: Operand, negate: bool },
+    /// On membership in the segment of this slot.
+    Segment { slot: u32, negate: bool },
     /// On membership in any of the segments of these slots.
     Segments { any_of: Box<[u32]>, negate: bool },
 }
@@ -185,7 +211,7 @@ pub(crate) enum Test {
     /// Equal to one text.
     Text { hash: u64, text: Span },
     /// Equal to any of these texts.
-    Texts(Box<KeyTable>),
+    Texts(KeyTable),
     /// Equal to any of these.
     In(Box<InTest>),
     /// The text contains any of these.
@@ -228,15 +254,19 @@ pub(crate) enum Contains {
 struct Compiler<'a> {
     texts: TextsBuilder,
     operands: Vec<OperandName>,
+    clauses: Vec<Clause>,
     slots: &'a mut dyn Slots,
     /// Slots of the state's segments, by its own index.
     segments: Vec<u32>,
+    /// The variants of a flag.
+    variants: Vec<VariantRef>,
 }
 
 impl Flag {
     /// Makes the flag of a slot; `key` is the same as the state's, shared with the slot.
-    pub(crate) fn new(slot: u32, key: FlagKey, state: &FlagState, slots: &mut dyn Slots) -> Flag {
+    pub(crate) fn new(key: FlagKey, state: &FlagState, slots: &mut dyn Slots) -> Flag {
         let mut compiler = Compiler::new(&state.segments, slots);
+        compiler.variants = variant_refs(state);
         let variants = state.variants.iter().map(|variant| Variant {
             name: compiler.texts.add(&variant.name),
             value: compiler.value(state.value_type, &variant.value),
@@ -250,17 +280,17 @@ impl Flag {
         let rules = state.rules.iter().map(|rule| compiler.rule(rule)).collect();
         let default = compiler.serve(&state.default);
         let targets = state.targets.iter();
-        let targets = targets.map(|one| (one.subject.as_str(), one.variant));
+        let refs = &compiler.variants;
+        let targets = targets.map(|one| (one.subject.as_str(), pick(refs, one.variant).bits()));
         let any_targets = !state.targets.is_empty();
         Flag {
             key,
             variants,
-            off_variant: index(state.off_variant),
+            off_variant: compiler.variant(state.off_variant),
             enabled: state.enabled,
             archived: state.archived,
             track: state.track,
             on_stale: state.on_stale,
-            constant: constant(state).map(|decision| decision.of_slot(slot)),
             prerequisites,
             targets: any_targets.then(|| Box::new(KeyTable::new(targets))),
             rules,
@@ -270,6 +300,7 @@ impl Flag {
                 && matches!(state.default, ServeState::Variant(_)),
             changed_at: state.changed_at,
             operands: compiler.operands.into(),
+            clauses: compiler.clauses.into(),
             texts: compiler.texts.finish(),
         }
     }
@@ -288,8 +319,7 @@ impl Flag {
     pub(crate) fn value(&self, index: u16) -> Option<ValueRef<'_>> {
         let variant = self.variants.get(usize::from(index))?;
         let (read, json) = match variant.value {
-            Value::Boolean(true) => (Reading::Boolean(true), "true"),
-            Value::Boolean(false) => (Reading::Boolean(false), "false"),
+            Value::Boolean(value) => return Some(ValueRef::boolean(value)),
             Value::String { text, json } => {
                 (Reading::String(self.texts.get(text)), self.texts.get(json))
             }
@@ -300,13 +330,25 @@ impl Flag {
     }
 }
 
-/// The index of a variant. Decoding has seen that there are no more than fit.
-fn index(variant: u32) -> u16 {
-    u16::try_from(variant).unwrap_or(u16::MAX)
+/// Numbers the variants of a flag. Decoding has seen that there are no more than fit.
+fn variant_refs(state: &FlagState) -> Vec<VariantRef> {
+    let variants = (0..).zip(&state.variants);
+    let refs = variants.map(|(index, variant)| {
+        let is_boolean = state.value_type == ValueType::Boolean;
+        VariantRef::new(index, is_boolean.then(|| variant.value == "true"))
+    });
+    refs.collect()
+}
+
+/// The variant of an index. Decoding has seen that it is one.
+fn pick(refs: &[VariantRef], index: u32) -> VariantRef {
+    let found = refs.get(index as usize);
+    found.copied().unwrap_or(VariantRef::NONE)
 }
 
 /// Finds out whether everybody gets the same answer of a flag.
-fn constant(state: &FlagState) -> Option<Decision> {
+pub(crate) fn constant(state: &FlagState) -> Option<Decision> {
+    let index = |index| pick(&variant_refs(state), index);
     if state.archived {
         return Some(Decision::NOT_FOUND.with(Detail::Archived));
     }
@@ -335,7 +377,7 @@ impl Segment {
     pub(crate) fn new(state: &SegmentState, slots: &mut dyn Slots) -> Segment {
         let mut compiler = Compiler::new(&state.segments, slots);
         let rules = state.rules.iter().map(|rule| SegmentRule {
-            when: compiler.clauses(&rule.when),
+            clauses: compiler.clauses(&rule.when),
             share: rule.rollout.as_ref().map(|share| compiler.share(share)),
         });
         let rules = rules.collect();
@@ -344,6 +386,7 @@ impl Segment {
             rules,
             changed_at: state.changed_at,
             operands: compiler.operands.into(),
+            clauses: compiler.clauses.into(),
             texts: compiler.texts.finish(),
         }
     }
@@ -365,7 +408,9 @@ impl<'a> Compiler<'a> {
         Compiler {
             texts: TextsBuilder::default(),
             operands: Vec::new(),
+            clauses: Vec::new(),
             segments: segments.iter().map(|key| slots.segment(key)).collect(),
+            variants: Vec::new(),
             slots,
         }
     }
@@ -393,6 +438,10 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    fn variant(&self, index: u32) -> VariantRef {
+        pick(&self.variants, index)
+    }
+
     fn spans(&mut self, list: &[String]) -> Box<[Span]> {
         list.iter().map(|text| self.texts.add(text)).collect()
     }
@@ -415,15 +464,15 @@ impl<'a> Compiler<'a> {
     fn rule(&mut self, rule: &RuleState) -> Rule {
         Rule {
             id: self.texts.add(&rule.id),
-            when: self.clauses(&rule.when),
+            clauses: self.clauses(&rule.when),
             serve: self.serve(&rule.serve),
         }
     }
 
     fn serve(&mut self, serve: &ServeState) -> Serve {
         match serve {
-            ServeState::Variant(variant) => Serve::Variant(index(*variant)),
-            ServeState::Rollout(rollout) => Serve::Split(Box::new(self.split(rollout))),
+            ServeState::Variant(variant) => Serve::Variant(self.variant(*variant)),
+            ServeState::Rollout(rollout) => Serve::Split(self.split(rollout)),
             ServeState::Experiment(experiment) => {
                 Serve::Experiment(Box::new(self.experiment(experiment)))
             }
@@ -436,7 +485,7 @@ impl<'a> Compiler<'a> {
         let shares = rollout.weights.iter().map(|share| {
             // Their sum is below 2^31.
             end = end.saturating_add(share.weight);
-            let variant = index(share.variant);
+            let variant = pick(&self.variants, share.variant);
             ShareEnd { end, variant }
         });
         Split {
@@ -472,8 +521,14 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn clauses(&mut self, clauses: &[ClauseState]) -> Box<[Clause]> {
-        clauses.iter().map(|clause| self.clause(clause)).collect()
+    /// Adds the clauses of a rule and says how many there are.
+    fn clauses(&mut self, clauses: &[ClauseState]) -> u32 {
+        for clause in clauses {
+            let clause = self.clause(clause);
+            self.clauses.push(clause);
+        }
+        // An encoded state has fewer bytes.
+        u32::try_from(clauses.len()).unwrap_or(u32::MAX)
     }
 
     fn clause(&mut self, clause: &ClauseState) -> Clause {
@@ -490,9 +545,13 @@ impl<'a> Compiler<'a> {
             ClauseState::Segments { any_of, negate } => {
                 let slots = any_of.iter();
                 let slots = slots.filter_map(|index| self.segments.get(*index as usize));
-                Clause::Segments {
-                    any_of: slots.copied().collect(),
-                    negate: *negate,
+                let (slots, negate) = (slots.copied().collect::<Box<[u32]>>(), *negate);
+                match *slots {
+                    [slot] => Clause::Segment { slot, negate },
+                    _ => Clause::Segments {
+                        any_of: slots,
+                        negate,
+                    },
                 }
             }
         }
@@ -539,7 +598,7 @@ impl<'a> Compiler<'a> {
                 hash: text_hash(text),
                 text: self.texts.add(text),
             },
-            (_, true) => Test::Texts(Box::new(texts())),
+            (_, true) => Test::Texts(texts()),
             (_, false) => Test::In(Box::new(InTest {
                 texts: texts(),
                 numbers: numbers.into(),

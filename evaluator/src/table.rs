@@ -14,10 +14,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::encoding::{DecodeError, EncodedState};
+use crate::evaluate::Decision;
 use crate::ids::{FlagKey, SegmentKey, StateKey, StateKind, Version};
 use crate::key_table::{is_same, text_hash};
 use crate::limits::{CLOSURE_MAX, DEPTH_MAX};
-use crate::program::{Flag, Segment, Slots};
+use crate::program::{Flag, Segment, Slots, constant};
 use crate::state::{ClauseState, EvaluationState, FlagState, SegmentState};
 
 mod index;
@@ -42,10 +43,15 @@ pub(crate) struct Table {
 }
 
 /// The place of one key.
+///
+/// It has a cache line of its own: for a flag that gives everybody the same, nothing else is read.
 #[derive(Clone)]
+#[repr(align(64))]
 pub(crate) struct Slot {
     key: Arc<str>,
     pub(crate) loaded: Loaded,
+    /// What everybody gets of the flag, when that is known beforehand.
+    constant: Decision,
     /// The version at which the state, or one that it uses, directly or not, last changed.
     pub(crate) config_version: Version,
     /// How many states name it.
@@ -127,10 +133,30 @@ impl Slot {
         Slot {
             key,
             loaded: Loaded::Vacant,
+            constant: Decision::PENDING,
             config_version: Version::ZERO,
             users: 0,
             sound: true,
             heavy: false,
+        }
+    }
+
+    /// What everybody gets of the flag, when that is known beforehand.
+    #[inline]
+    pub(crate) fn constant(&self) -> Option<Decision> {
+        (self.constant != Decision::PENDING).then_some(self.constant)
+    }
+
+    /// The flag that is here; `number` is that of the slot.
+    #[inline]
+    pub(crate) fn found(&self, number: u32) -> Option<FoundFlag<'_>> {
+        match &self.loaded {
+            Loaded::Flag(loaded) => Some(FoundFlag {
+                number,
+                slot: self,
+                flag: &loaded.flag,
+            }),
+            _ => None,
         }
     }
 
@@ -189,38 +215,37 @@ impl Table {
     /// Finds a flag that has a state, by its key.
     #[inline]
     pub(crate) fn find_flag(&self, key: &str) -> Option<FoundFlag<'_>> {
-        self.found(self.flag_slot(key)?)
+        let (number, slot) = self.flag_slot(key)?;
+        slot.found(number)
     }
 
     /// Returns the flag in a slot.
     #[inline]
     pub(crate) fn found(&self, number: u32) -> Option<FoundFlag<'_>> {
-        let slot = self.at(number)?;
-        match &slot.loaded {
-            Loaded::Flag(loaded) => Some(FoundFlag {
-                number,
-                slot,
-                flag: &loaded.flag,
-            }),
-            _ => None,
-        }
+        self.at(number)?.found(number)
     }
 
     /// Finds the slot of a flag by its key.
     #[inline]
-    fn flag_slot(&self, key: &str) -> Option<u32> {
-        self.flags
-            .find(text_hash(key), |slot| self.has_key(slot, key))
+    pub(crate) fn flag_slot(&self, key: &str) -> Option<(u32, &Slot)> {
+        self.find(&self.flags, key)
     }
 
     fn slot(&self, kind: StateKind, key: &str) -> Option<u32> {
-        match kind {
+        let found = match kind {
             StateKind::Flag => self.flag_slot(key),
-            StateKind::Segment => self
-                .segments
-                .find(text_hash(key), |slot| self.has_key(slot, key)),
+            StateKind::Segment => self.find(&self.segments, key),
             StateKind::Layer | StateKind::Experiment => None,
-        }
+        };
+        found.map(|(number, _)| number)
+    }
+
+    #[inline]
+    fn find(&self, index: &Index, key: &str) -> Option<(u32, &Slot)> {
+        index.find(text_hash(key), |number| {
+            let slot = self.at(number)?;
+            is_same(slot.key.as_bytes(), key.as_bytes()).then_some((number, slot))
+        })
     }
 
     #[inline]
@@ -233,11 +258,6 @@ impl Table {
     #[inline]
     fn key_at(&self, slot: u32) -> &str {
         self.at(slot).map_or("", Slot::key)
-    }
-
-    #[inline]
-    fn has_key(&self, slot: u32, key: &str) -> bool {
-        is_same(self.key_at(slot).as_bytes(), key.as_bytes())
     }
 
     /// A slot that is to be changed; its chunk is copied if another table has it too.
@@ -308,13 +328,17 @@ impl Table {
             .decode()
             .map_err(|error| (encoded.state_key().clone(), error))?;
         let slot = self.slot_for(encoded.kind(), &encoded.state_key().shared());
+        let constant = match &state {
+            EvaluationState::Flag(state) => constant(state).map(|decision| decision.of_slot(slot)),
+            EvaluationState::Segment(_) => None,
+        };
         let loaded = match state {
             EvaluationState::Flag(state) => Loaded::Flag(Arc::new(LoadedFlag {
                 flag: {
                     // The key of an encoded flag is that of its state.
                     let key = encoded.state_key().as_flag();
                     let key = key.unwrap_or_else(|| state.key.clone());
-                    Flag::new(slot, key, &state, self)
+                    Flag::new(key, &state, self)
                 },
                 links: self.flag_links(&state),
                 encoded: encoded.clone(),
@@ -325,23 +349,24 @@ impl Table {
                 encoded: encoded.clone(),
             })),
         };
-        self.replace(slot, loaded);
+        self.replace(slot, loaded, constant);
         Ok(slot)
     }
 
     fn remove(&mut self, key: &StateKey) -> Option<u32> {
         let slot = self.slot(key.kind(), key.key())?;
-        self.replace(slot, Loaded::Vacant);
+        self.replace(slot, Loaded::Vacant, None);
         Some(slot)
     }
 
     /// Puts something into a slot and counts the users of what it names.
-    fn replace(&mut self, slot: u32, loaded: Loaded) {
+    fn replace(&mut self, slot: u32, loaded: Loaded, constant: Option<Decision>) {
         let Some(place) = self.at_mut(slot) else {
             return;
         };
         let fills = usize::from(!loaded.is_vacant());
         let old = std::mem::replace(&mut place.loaded, loaded.clone());
+        place.constant = constant.unwrap_or(Decision::PENDING);
         let filled = usize::from(!old.is_vacant());
         self.vacant = self.vacant + filled - fills;
         for link in loaded.links() {

@@ -70,7 +70,17 @@ pub(crate) enum Reading<'a> {
 }
 
 impl<'a> ValueRef<'a> {
+    #[inline]
+    pub(crate) fn boolean(value: bool) -> ValueRef<'static> {
+        ValueRef {
+            read: Reading::Boolean(value),
+            // Not by a branch: which of both comes is often a matter of chance.
+            json: ["false", "true"][usize::from(value)],
+        }
+    }
+
     /// Returns the value of a boolean flag.
+    #[inline]
     pub fn as_bool(self) -> Option<bool> {
         match self.read {
             Reading::Boolean(value) => Some(value),

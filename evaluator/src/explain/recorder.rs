@@ -11,7 +11,7 @@ use super::{
 };
 use crate::bucket::Decimal;
 use crate::decide::{Membership, Trace};
-use crate::evaluate::{Decision, Reason};
+use crate::evaluate::{Decision, Reason, VariantRef};
 use crate::ids::SegmentKey;
 use crate::instant::Instant;
 use crate::network::Networks;
@@ -212,7 +212,7 @@ impl Trace for Recorder<'_> {
         self.done = frame.steps;
     }
 
-    fn prerequisite(&mut self, place: usize, found: Option<u16>, holds: bool) {
+    fn prerequisite(&mut self, place: usize, found: Option<VariantRef>, holds: bool) {
         let steps = std::mem::take(&mut self.done);
         if !self.room() {
             return;
@@ -225,7 +225,9 @@ impl Trace for Recorder<'_> {
                 return;
             };
             let other = recorder.table.find_flag(wanted.flag.as_str());
-            let name = |index| other.and_then(|other| other.flag.variant_name(index));
+            let name = |variant: VariantRef| {
+                other.and_then(|other| other.flag.variant_name(variant.index()))
+            };
             top.steps.push(Step::Prerequisite {
                 flag: wanted.flag.to_string(),
                 accepts: wanted.variants.clone(),
@@ -236,14 +238,14 @@ impl Trace for Recorder<'_> {
         });
     }
 
-    fn target(&mut self, found: Option<u32>) {
+    fn target(&mut self, found: Option<VariantRef>) {
         if !self.room() {
             return;
         }
         if let Some(top) = self.open.last_mut()
             && let Some(EvaluationState::Flag(state)) = &top.state
         {
-            let variant = found.and_then(|index| variant(state, index));
+            let variant = found.and_then(|one| variant(state, u32::from(one.index())));
             top.steps.push(Step::Target { variant });
         }
     }

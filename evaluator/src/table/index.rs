@@ -20,16 +20,18 @@ struct Cell {
 }
 
 impl Index {
-    /// Finds the slot for which `is_wanted` among those whose key has this hash.
+    /// Returns the first thing that `wanted` gives for a slot whose key has this hash.
     #[inline]
-    pub(super) fn find(&self, hash: u64, is_wanted: impl Fn(u32) -> bool) -> Option<u32> {
+    pub(super) fn find<T>(&self, hash: u64, wanted: impl Fn(u32) -> Option<T>) -> Option<T> {
         let mask = self.cells.len().checked_sub(1)?;
         let mut place = hash as usize & mask;
         loop {
             let cell = self.cells.get(place)?;
             let slot = cell.slot.checked_sub(1)?;
-            if cell.tag == (hash >> 32) as u32 && is_wanted(slot) {
-                return Some(slot);
+            if cell.tag == (hash >> 32) as u32
+                && let Some(found) = wanted(slot)
+            {
+                return Some(found);
             }
             place = (place + 1) & mask;
         }
