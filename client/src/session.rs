@@ -329,6 +329,8 @@ impl Session {
                 }
                 Ok(false)
             }
+            // No receipts are sent yet.
+            (StreamMessage::Acknowledge { .. }, true) => Ok(false),
             (message, _) => Err(Trouble::Leave(Error::protocol(format!(
                 "the node sent a {} out of turn",
                 message.name()

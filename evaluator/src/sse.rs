@@ -79,7 +79,8 @@ fn resumable_from(message: &StreamMessage) -> Option<crate::Version> {
         StreamMessage::Delta { to, .. } => Some(*to),
         StreamMessage::Hello { .. }
         | StreamMessage::Goodbye { .. }
-        | StreamMessage::Reset { .. } => None,
+        | StreamMessage::Reset { .. }
+        | StreamMessage::Acknowledge { .. } => None,
     }
 }
 
@@ -121,5 +122,6 @@ fn body(environment: &EnvironmentKey, message: &StreamMessage) -> Result<Value, 
         StreamMessage::Heartbeat { version } => json!({ "version": version }),
         StreamMessage::Goodbye { retry_ms } => json!({ "retry_ms": retry_ms }),
         StreamMessage::Reset { reason } => json!({ "reason": reason }),
+        StreamMessage::Acknowledge { version } => json!({ "version": version }),
     })
 }

@@ -105,6 +105,11 @@ pub enum StreamMessage {
         /// Why.
         reason: String,
     },
+    /// Somebody waits for receipts: say at once that this version, or a later one, is applied.
+    Acknowledge {
+        /// The version.
+        version: Version,
+    },
 }
 
 /// What follows a hello, relative to the version that the client said it has. Append only.
@@ -194,6 +199,7 @@ impl StreamMessage {
             StreamMessage::Heartbeat { .. } => "heartbeat",
             StreamMessage::Goodbye { .. } => "goodbye",
             StreamMessage::Reset { .. } => "reset",
+            StreamMessage::Acknowledge { .. } => "acknowledge",
         }
     }
 
@@ -205,6 +211,7 @@ impl StreamMessage {
             StreamMessage::Heartbeat { .. } => 3,
             StreamMessage::Goodbye { .. } => 4,
             StreamMessage::Reset { .. } => 5,
+            StreamMessage::Acknowledge { .. } => 6,
         }
     }
 }

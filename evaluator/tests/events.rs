@@ -112,6 +112,13 @@ fn only_what_the_reader_then_has_sets_the_id() {
         (name.as_str(), id, &data["reason"]),
         ("reset", None, &json!("two\nlines"))
     );
+    let (name, id, data) = event(&StreamMessage::Acknowledge {
+        version: version(9),
+    });
+    assert_eq!(
+        (name.as_str(), id, &data["version"]),
+        ("acknowledge", None, &json!(9))
+    );
 }
 
 #[test]

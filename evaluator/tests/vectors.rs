@@ -274,6 +274,9 @@ fn frames_have_the_frozen_bytes() {
         StreamMessage::Reset {
             reason: "too far behind".into(),
         },
+        StreamMessage::Acknowledge {
+            version: version(11),
+        },
     ];
     let mut found = String::new();
     let mut decoder = FrameDecoder::default();
