@@ -11,7 +11,7 @@ use std::fmt;
 use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -164,18 +164,26 @@ impl Connection {
     }
 }
 
-/// Reads a whole body, up to a length.
-pub(crate) async fn read_body(body: Incoming, len_max: usize) -> Result<Bytes, Error> {
-    match Limited::new(body, len_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Error::protocol(format!(
-            "the answer is longer than {len_max} bytes"
-        ))),
-        Err(error) => Err(Error::unreachable(format!(
-            "the answer was cut off: {}",
-            causes(&*error)
-        ))),
+/// Reads a whole body, up to a length. Holds at most three times what came
+/// of it: it grows by doubling, and what it grows out of is there meanwhile.
+pub(crate) async fn read_body(mut body: Incoming, len_max: usize) -> Result<Bytes, Error> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Error::unreachable(format!("the answer was cut off: {}", causes(&error)))
+        })?;
+        let Some(piece) = frame.data_ref() else {
+            continue;
+        };
+        if piece.len() > len_max.saturating_sub(whole.len()) {
+            return Err(Error::protocol(format!(
+                "the answer is longer than {len_max} bytes"
+            )));
+        }
+        // Copied, not collected: a piece keeps the buffer of kilobytes that it was read into.
+        whole.extend_from_slice(piece);
     }
+    Ok(whole.into())
 }
 
 /// Reads the version that an answer was decided at.
@@ -206,7 +214,12 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::endpoint::{Connecting, Io};
 
     #[test]
     fn a_key_is_one_segment_whatever_it_holds() {
@@ -218,5 +231,79 @@ mod tests {
         let value = bearer("pn_admin_1_secret").unwrap();
         assert!(!format!("{value:?}").contains("secret"));
         assert!(bearer("a\nb").unwrap_err().is_settings());
+    }
+
+    /// A node that sends an answer byte by byte, as slowly as a peer can.
+    struct Drip(Arc<[u8]>);
+
+    impl Connector for Drip {
+        fn connect<'a>(&'a self, _: &'a Endpoint) -> Connecting<'a> {
+            let (client, mut server) = tokio::io::duplex(1 << 10);
+            let answer = Arc::clone(&self.0);
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    server.read_buf(&mut request).await.unwrap();
+                }
+                for byte in answer.chunks(1) {
+                    server.write_all(byte).await.unwrap();
+                    // Until it was read: otherwise the next ones would come with it.
+                    tokio::task::yield_now().await;
+                }
+                std::future::pending::<()>().await;
+            });
+            Box::pin(async { Ok(Box::new(client) as Box<dyn Io>) })
+        }
+    }
+
+    /// Reads an answer that comes byte by byte; returns it, and what was held at once meanwhile.
+    fn read_drip(answer: &[u8], len_max: usize) -> (Result<Bytes, Error>, u64) {
+        let node = Drip(answer.into());
+        let endpoint = Endpoint::parse("http://n1:1").unwrap();
+        let outgoing = Outgoing {
+            method: Method::GET,
+            path: "/v1/x".to_owned(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        let mut body = Ok(Bytes::new());
+        let memory = allocation_counter::measure(|| {
+            body = runtime.block_on(async {
+                let mut connection = Connection::open(&node, &endpoint).await?;
+                let response = connection.send(&outgoing, &endpoint).await;
+                let response = response.map_err(NoAnswer::into_error)?;
+                read_body(response.into_body(), len_max).await
+            });
+        });
+        (body, memory.bytes_max)
+    }
+
+    #[test]
+    fn an_answer_in_single_bytes_is_held_without_the_buffers_it_came_in() {
+        const LEN: usize = 64 << 10;
+        let content = vec![b'x'; LEN];
+        let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n");
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+        let answers = [
+            [whole.into_bytes(), content.clone()].concat(),
+            [
+                chunked.into_bytes(),
+                b"1\r\nx\r\n".repeat(LEN),
+                b"0\r\n\r\n".to_vec(),
+            ]
+            .concat(),
+        ];
+        for answer in answers {
+            let (body, held) = read_drip(&answer, LEN);
+            assert!(body.unwrap() == content);
+            let held_max = (3 * LEN + (32 << 10)) as u64;
+            assert!(held <= held_max, "{held} bytes, not {held_max}");
+            let (refused, held) = read_drip(&answer, LEN / 4 - 1);
+            let refused = refused.unwrap_err().to_string();
+            assert_eq!(refused, "the answer is longer than 16383 bytes");
+            assert!(held <= held_max / 4 + (32 << 10), "{held} bytes");
+        }
     }
 }
