@@ -2,7 +2,8 @@
 //!
 //! What must hold: every write carries an idempotency key, so that sending it again is safe (I9);
 //! an error of which `outcome_unknown()` is true is the only way in which a write that may have
-//! happened comes back; nothing here is on the evaluation path.
+//! happened comes back; an answer takes at most 160 times its length while it is read;
+//! nothing here is on the evaluation path.
 //!
 //! Left out: when a request is tried again (`attempts.rs`), paths and shapes (`objects.rs`).
 
@@ -132,8 +133,7 @@ impl Answer {
     /// # Errors
     /// When it has another shape.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        T::deserialize(&self.body)
-            .map_err(|e| Error::protocol(format!("the answer has an unexpected shape: {e}")))
+        T::deserialize(&self.body).map_err(|e| unexpected(&e))
     }
 }
 
@@ -203,6 +203,30 @@ impl Admin {
         headers: HeaderMap,
         body: Option<&Value>,
     ) -> Result<Answer, Error> {
+        self.exchange(method, path, headers, body, |raw| Ok(self.answer(raw)))
+            .await
+    }
+
+    /// The same, with an answer that is read as a type.
+    async fn typed<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Option<&Value>,
+    ) -> Result<T, Error> {
+        self.exchange(method, path, headers, body, |raw| self.read(raw))
+            .await
+    }
+
+    async fn exchange<T>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Option<&Value>,
+        read: impl FnOnce(RawAnswer) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut outgoing = self.outgoing(method, path, headers, body)?;
         if !outgoing.method.is_safe() && !outgoing.headers.contains_key(HEADER_IDEMPOTENCY_KEY) {
             let key = self.pool.random_key();
@@ -214,11 +238,17 @@ impl Admin {
         let key = key.and_then(|key| key.to_str().ok());
         let repeat = Repeat::of(&outgoing.method, key.is_some());
         let result = self.pool.send(&outgoing, repeat, self.limits).await;
-        let named = |error: Error| match key {
+        let result = result.and_then(|raw| self.accepted(raw)).and_then(|raw| {
+            read(raw).map_err(|error| match repeat {
+                Repeat::Safe => error,
+                // I9: something was answered that is no refusal.
+                Repeat::Keyed | Repeat::Never => error.into_outcome_unknown(),
+            })
+        });
+        result.map_err(|error| match key {
             Some(key) => error.for_write(key),
             None => error,
-        };
-        result.and_then(|raw| self.answer(raw)).map_err(named)
+        })
     }
 
     fn outgoing(
@@ -249,29 +279,46 @@ impl Admin {
         })
     }
 
-    fn answer(&self, raw: RawAnswer) -> Result<Answer, Error> {
-        let endpoint = self.pool.endpoint(raw.endpoint).cloned();
-        let version = http1::version_of(&raw.headers);
-        if raw.status.is_client_error() || raw.status.is_server_error() {
-            let error = Error::refused(raw.status, version, &raw.body);
-            return Err(match &endpoint {
-                Some(endpoint) => error.at(endpoint),
-                None => error,
-            });
+    /// Turns a refusal into the error that it is.
+    fn accepted(&self, raw: RawAnswer) -> Result<RawAnswer, Error> {
+        if !raw.status.is_client_error() && !raw.status.is_server_error() {
+            return Ok(raw);
         }
+        let version = http1::version_of(&raw.headers);
+        let error = Error::refused(raw.status, version, &raw.body);
+        Err(self.at(&raw, error))
+    }
+
+    fn at(&self, raw: &RawAnswer, error: Error) -> Error {
+        match self.pool.endpoint(raw.endpoint) {
+            Some(endpoint) => error.at(endpoint),
+            None => error,
+        }
+    }
+
+    /// Reads a body as a type, without a tree of all of it in between.
+    fn read<T: DeserializeOwned>(&self, raw: RawAnswer) -> Result<T, Error> {
+        serde_json::from_slice(&raw.body).map_err(|e| self.at(&raw, unexpected(&e)))
+    }
+
+    fn answer(&self, raw: RawAnswer) -> Answer {
         let text = || Value::String(String::from_utf8_lossy(&raw.body).into_owned());
         let body = match raw.body.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&raw.body).unwrap_or_else(|_| text()),
         };
-        Ok(Answer {
+        Answer {
             status: raw.status.as_u16(),
+            version: http1::version_of(&raw.headers),
             headers: raw.headers,
-            version,
             body,
-            endpoint,
-        })
+            endpoint: self.pool.endpoint(raw.endpoint).cloned(),
+        }
     }
+}
+
+fn unexpected(error: &serde_json::Error) -> Error {
+    Error::protocol(format!("the answer has an unexpected shape: {error}"))
 }
 
 /// The requests that people make most.
@@ -282,8 +329,7 @@ impl Admin {
     /// `is_not_found()`, or as [`Admin::request`].
     pub async fn get(&self, resource: &Resource) -> Result<Object, Error> {
         let path = resource.path();
-        let answer = self.request(Method::GET, &path, HeaderMap::new(), None);
-        answer.await?.json()
+        self.typed(Method::GET, &path, HeaderMap::new(), None).await
     }
 
     /// Lists objects, one page.
@@ -292,8 +338,7 @@ impl Admin {
     /// As [`Admin::request`].
     pub async fn list(&self, collection: &Collection) -> Result<List, Error> {
         let path = collection.path();
-        let answer = self.request(Method::GET, &path, HeaderMap::new(), None);
-        answer.await?.json()
+        self.typed(Method::GET, &path, HeaderMap::new(), None).await
     }
 
     /// Creates or replaces an object.
@@ -309,8 +354,7 @@ impl Admin {
     ) -> Result<Written, Error> {
         let path = resource.path();
         let headers = precondition(expected)?;
-        let answer = self.request(Method::PUT, &path, headers, Some(value));
-        answer.await?.json()
+        self.typed(Method::PUT, &path, headers, Some(value)).await
     }
 
     /// Deletes an object.
@@ -321,8 +365,7 @@ impl Admin {
     pub async fn delete(&self, resource: &Resource, expected: Expected) -> Result<Written, Error> {
         let path = resource.path();
         let headers = precondition(expected)?;
-        let answer = self.request(Method::DELETE, &path, headers, None);
-        answer.await?.json()
+        self.typed(Method::DELETE, &path, headers, None).await
     }
 
     /// Switches a flag on in an environment.
@@ -344,8 +387,8 @@ impl Admin {
     async fn switch(&self, environment: &str, flag: &str, to: &str) -> Result<Written, Error> {
         let (environment, flag) = (http1::segment(environment), http1::segment(flag));
         let path = format!("/v1/environments/{environment}/flags/{flag}:{to}");
-        let answer = self.request(Method::POST, &path, HeaderMap::new(), None);
-        answer.await?.json()
+        self.typed(Method::POST, &path, HeaderMap::new(), None)
+            .await
     }
 
     /// Makes changes that happen together or not at all.
@@ -378,7 +421,7 @@ impl Admin {
         // It changes nothing, although it is a POST.
         let outgoing = self.outgoing(Method::POST, &path, HeaderMap::new(), Some(&body))?;
         let answer = self.pool.send(&outgoing, Repeat::Safe, self.limits);
-        self.answer(answer.await?)
+        Ok(self.answer(self.accepted(answer.await?)?))
     }
 
     /// Reads who is in the cluster and how they are.
@@ -407,4 +450,67 @@ fn precondition(expected: Expected) -> Result<HeaderMap, Error> {
     };
     let value = HeaderValue::from_str(&value).map_err(|e| Error::settings(e.to_string()))?;
     Ok(HeaderMap::from_iter([(name, value)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    /// Bodies that take the most memory for their length.
+    fn swollen() -> Vec<String> {
+        const LEN: usize = 64 << 10;
+        let nested = |open: &str, close: &str| open.repeat(120) + "0" + &close.repeat(120);
+        let parts = [
+            "0".to_owned(),
+            "[0]".to_owned(),
+            r#"{"":0}"#.to_owned(),
+            nested("[", "]"),
+            nested(r#"{"":"#, "}"),
+        ];
+        let list = |part: String| vec![part.as_str(); LEN / (part.len() + 1)].join(",");
+        parts.map(|part| format!("[{}]", list(part))).into()
+    }
+
+    /// Reads an answer, which takes no more than the head of this file says.
+    #[track_caller]
+    fn bounded(raw: &RawAnswer, read: impl FnOnce(RawAnswer)) {
+        let (answer, len) = (raw.clone(), raw.body.len() as u64);
+        let held = allocation_counter::measure(|| read(answer)).bytes_max;
+        let held_max = 160 * len + (8 << 10);
+        let head = String::from_utf8_lossy(&raw.body[..64]);
+        assert!(held <= held_max, "{held} bytes, not {held_max}: {head}");
+    }
+
+    #[test]
+    fn a_read_answer_takes_a_multiple_of_its_length() {
+        let admin = Admin::new(["http://n1:1"], None, Arc::new(crate::TcpConnector)).unwrap();
+        for value in swollen() {
+            let object = format!(r#"{{"key":"f","version":7,"value":{value}}}"#);
+            let list = format!(r#"{{"items":[{object}],"version":7}}"#);
+            let problem = format!(r#"{{"detail":"d","current":{value}}}"#);
+            for (status, body) in [(200, object), (200, list), (409, problem)] {
+                let raw = RawAnswer {
+                    status: StatusCode::from_u16(status).unwrap(),
+                    headers: HeaderMap::new(),
+                    body: Bytes::from(body),
+                    endpoint: 0,
+                };
+                bounded(&raw, |raw| {
+                    drop(admin.accepted(raw).map(|raw| admin.answer(raw)))
+                });
+                bounded(&raw, |raw| {
+                    drop(
+                        admin
+                            .accepted(raw)
+                            .and_then(|raw| admin.read::<Object>(raw)),
+                    )
+                });
+                bounded(&raw, |raw| {
+                    drop(admin.accepted(raw).and_then(|raw| admin.read::<List>(raw)))
+                });
+            }
+        }
+    }
 }

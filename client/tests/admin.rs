@@ -345,3 +345,40 @@ async fn a_caller_can_bring_a_key_of_its_own() {
     assert!(error.outcome_unknown());
     assert_eq!(error.idempotency_key(), Some("mine"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_success_cannot_be_read_may_have_happened() {
+    let (net, mut requests) = Net::new();
+    let admin = admin(&net, &["n1:1"]);
+    let dark = Resource::flag("dark");
+    for (status, body) in [(200, "<html>"), (200, "{}"), (204, ""), (307, "")] {
+        let answer = async |requests: &mut Requests| {
+            let request = next(requests).await;
+            let key = request.headers.get("idempotency-key").cloned();
+            request.json(status, &[], body);
+            key.map(|key| key.to_str().unwrap().to_owned())
+        };
+        let mut key = None;
+        let deleted = during(admin.delete(&dark, Expected::Exists), async || {
+            key = answer(&mut requests).await;
+        });
+        let error = deleted.await.unwrap_err();
+        assert!(
+            error.outcome_unknown() && !error.is_retryable(),
+            "{status} {body}: {error}"
+        );
+        assert!(key.is_some() && error.idempotency_key() == key.as_deref());
+        assert_eq!(error.endpoint(), Some("http://n1:1"));
+
+        let read = during(admin.get(&dark), async || {
+            answer(&mut requests).await;
+        });
+        let error = read.await.unwrap_err();
+        let text = error.to_string();
+        assert!(!error.outcome_unknown(), "{text}");
+        assert!(
+            text.starts_with("the answer has an unexpected shape: "),
+            "{text}"
+        );
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) struct Pool {
 }
 
 /// An answer as it came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RawAnswer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
