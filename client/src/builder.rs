@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::evaluation::StalePolicy;
 use crate::flags::{Client, Shared};
 use crate::http1;
+use crate::receipts::Receipts;
 use crate::session::{Session, Settings};
 use crate::status::{Counters, Report};
 use crate::transport::{Driver, Link};
@@ -27,7 +28,7 @@ use crate::transport::{Driver, Link};
 /// How long [`ClientBuilder::connect`] waits for the first snapshot unless told otherwise.
 pub const CONNECT_DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 /// The longest client id, in bytes.
-const CLIENT_ID_LEN_MAX: usize = 128;
+const CLIENT_ID_LEN_MAX: usize = 256;
 
 /// Describes a client. See [`Client::builder`].
 #[must_use]
@@ -141,7 +142,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the name by which nodes know this client, 1 to 128 bytes; random unless set.
+    /// Sets the name by which nodes know this client and list it among those who have applied a
+    /// version, or have not: 1 to 256 bytes. Unless set it is made of the host's name, the process id
+    /// and some random digits. Two clients must not share one.
     pub fn client_id(mut self, client_id: impl Into<String>) -> ClientBuilder {
         self.client_id = Some(client_id.into());
         self
@@ -176,7 +179,7 @@ impl ClientBuilder {
         let client_id = self
             .client_id
             .clone()
-            .unwrap_or_else(|| format!("rust-{seed:016x}"));
+            .unwrap_or_else(|| default_id(self.seed.is_none(), seed));
         if client_id.is_empty() || client_id.len() > CLIENT_ID_LEN_MAX {
             let why = format!("a client id has 1 to {CLIENT_ID_LEN_MAX} bytes");
             return Err(Error::settings(why));
@@ -210,6 +213,7 @@ impl ClientBuilder {
             connected_since: None,
             held: None,
             freshness: None,
+            acknowledged: None,
             last_error: None,
             counters: Counters::default(),
         };
@@ -222,8 +226,20 @@ impl ClientBuilder {
             client_id,
             token,
             link: Link::Closed,
+            receipts: Receipts::default(),
         }
     }
+}
+
+/// Names a client that was not given a name. A seeded one gets the same name on every host.
+fn default_id(real: bool, seed: u64) -> String {
+    if !real {
+        return format!("rust-{seed:016x}");
+    }
+    let host = rustix::system::uname();
+    // A name of 256 bytes or more is none that a system has; it would make the id too long.
+    let host: String = host.nodename().to_string_lossy().chars().take(48).collect();
+    format!("{host}-{}-{:08x}", std::process::id(), seed >> 32)
 }
 
 impl std::fmt::Debug for ClientBuilder {
@@ -296,10 +312,19 @@ mod tests {
             good().environment("a b"),
             good().token("a\nb".to_owned()),
             good().client_id(""),
+            good().client_id("x".repeat(257)),
         ] {
             assert!(refusal(builder).is_settings());
         }
         assert!(good().start().is_ok());
+    }
+
+    #[test]
+    fn clients_without_a_name_get_one_that_people_can_place() {
+        let (one, other) = (default_id(true, 1 << 40), default_id(true, 2 << 40));
+        assert!(one != other && one.contains(&format!("-{}-", std::process::id())));
+        assert!((1..=CLIENT_ID_LEN_MAX).contains(&one.len()), "{one}");
+        assert_eq!(default_id(false, 7), default_id(false, 7));
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl Shared {
             connected_since: session.connected_since(),
             freshness: held.as_ref().map(|held| held.freshness(now).1),
             held,
+            acknowledged: session.acknowledged(),
             last_error: session.last_error().cloned(),
             counters: *session.counters(),
         };

@@ -45,6 +45,7 @@ mod evaluation;
 mod flags;
 mod held;
 mod http1;
+mod receipts;
 mod session;
 mod status;
 mod transport;

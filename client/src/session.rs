@@ -16,8 +16,10 @@
 //!                  Waiting ◄──────────────────┘ (next endpoint, jittered pause)
 //! ```
 //!
-//! Left out: deadlines and proofs of one stream (`stream.rs`), connections (`transport.rs`), who reads the held state (`flags.rs`).
+//! Left out: deadlines and proofs of one stream (`stream.rs`), when a receipt is due (`receipts.rs`),
+//! connections (`transport.rs`), who reads the held state (`flags.rs`).
 
+mod receipts;
 mod stream;
 
 use std::sync::Arc;
@@ -30,6 +32,8 @@ use pennon_evaluator::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+pub(crate) use self::receipts::ReceiptId;
+use self::receipts::Receipts;
 use self::stream::{Hello, Late, Stream};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -72,6 +76,11 @@ pub(crate) enum Event {
         error: Error,
         retry_after: Option<Duration>,
     },
+    /// A receipt arrived, or did not.
+    Receipt {
+        receipt: ReceiptId,
+        outcome: Result<(), Error>,
+    },
 }
 
 /// What is to be done, in this order.
@@ -88,6 +97,13 @@ pub(crate) enum Effect {
     },
     /// Let evaluations read what [`Session::held`] returns now.
     Publish,
+    /// Tell the node of the stream that this version is applied. One at a time: an earlier one that
+    /// is still on its way is given up.
+    Acknowledge {
+        receipt: ReceiptId,
+        endpoint: usize,
+        version: Version,
+    },
 }
 
 /// What does not change while a session lives.
@@ -131,7 +147,10 @@ pub(crate) struct Session {
     failures: u32,
     /// Whether to ask for a snapshot although a state is held.
     full_wanted: bool,
+    receipts: Receipts,
     connected_since: Option<Duration>,
+    /// The newest version that a node was told.
+    acknowledged: Option<Version>,
     last_error: Option<Error>,
     counters: Counters,
 }
@@ -152,7 +171,9 @@ impl Session {
             attempts: 0,
             failures: 0,
             full_wanted: false,
+            receipts: Receipts::default(),
             connected_since: None,
+            acknowledged: None,
             last_error: None,
             counters: Counters::default(),
         }
@@ -171,6 +192,11 @@ impl Session {
     /// Returns since when the stream brings messages, if it does.
     pub(crate) fn connected_since(&self) -> Option<Duration> {
         self.connected_since
+    }
+
+    /// Returns the newest version that a node was told.
+    pub(crate) fn acknowledged(&self) -> Option<Version> {
+        self.acknowledged
     }
 
     /// Returns what went wrong last.
@@ -196,11 +222,18 @@ impl Session {
             let left = held.bound().saturating_sub(age) + Duration::from_nanos(1);
             (freshness == Freshness::Fresh).then(|| now.saturating_add(left))
         });
-        phase.into_iter().chain(stale).min()
+        let receipt = self.applied().and_then(|have| self.receipts.wake_at(have));
+        phase.into_iter().chain(stale).chain(receipt).min()
     }
 
     /// Takes an event at an instant and answers with what is to be done.
     pub(crate) fn on_event(&mut self, event: Event, now: Duration) -> Vec<Effect> {
+        let mut effects = self.on_stream_event(event, now);
+        effects.extend(self.acknowledge(now)); // Behind `Publish`.
+        effects
+    }
+
+    fn on_stream_event(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         match event {
             Event::Start => match self.phase {
                 Phase::Idle => vec![self.connect(now)],
@@ -227,7 +260,48 @@ impl Session {
                 error,
                 retry_after,
             } => self.on_failed(attempt, error, retry_after, now),
+            Event::Receipt { receipt, outcome } => {
+                self.on_receipt(receipt, outcome);
+                Vec::new()
+            }
         }
+    }
+
+    fn on_receipt(&mut self, receipt: ReceiptId, outcome: Result<(), Error>) {
+        let arrived = outcome.is_ok();
+        let Some(version) = self.receipts.landed(receipt, arrived) else {
+            return;
+        };
+        self.counters.receipts += u64::from(arrived);
+        self.counters.receipt_failures += u64::from(!arrived);
+        if arrived {
+            self.acknowledged = self.acknowledged.max(Some(version));
+        }
+    }
+
+    /// The version that the node of the stream may be told, if there is a stream.
+    fn applied(&self) -> Option<Version> {
+        let Phase::Streaming(Stream {
+            hello: Some(hello), ..
+        }) = &self.phase
+        else {
+            return None;
+        };
+        let held = self.held.as_ref()?;
+        (held.cluster_id == hello.cluster_id).then(|| held.snapshot.version())
+    }
+
+    fn acknowledge(&mut self, now: Duration) -> Option<Effect> {
+        let have = self.applied()?;
+        if self.receipts.expire(now) {
+            self.counters.receipt_failures += 1;
+        }
+        let (receipt, version) = self.receipts.next(have, now)?;
+        Some(Effect::Acknowledge {
+            receipt,
+            endpoint: self.endpoint,
+            version,
+        })
     }
 
     fn on_tick(&mut self, now: Duration) -> Vec<Effect> {
@@ -329,8 +403,10 @@ impl Session {
                 }
                 Ok(false)
             }
-            // No receipts are sent yet.
-            (StreamMessage::Acknowledge { .. }, true) => Ok(false),
+            (StreamMessage::Acknowledge { version }, true) => {
+                self.receipts.ask(version);
+                Ok(false)
+            }
             (message, _) => Err(Trouble::Leave(Error::protocol(format!(
                 "the node sent a {} out of turn",
                 message.name()
@@ -378,6 +454,7 @@ impl Session {
             stream.hello = Some(hello);
         }
         self.connected_since = Some(now);
+        self.receipts.open(heartbeat_ms);
         if foreign {
             return Ok(false);
         }
@@ -439,6 +516,7 @@ impl Session {
         if let Some(hello) = self.hello() {
             hello.full = None;
         }
+        self.receipts.changed();
         self.note_fresh(proof, now);
         Ok(true)
     }
@@ -475,6 +553,7 @@ impl Session {
                 return Err(Trouble::Full(wrong(&error))); // I4
             }
         }
+        self.receipts.changed();
         self.prove(delta.to, proof, now);
         Ok(true)
     }
@@ -569,6 +648,7 @@ impl Session {
         self.attempts += 1;
         self.counters.connects += 1;
         self.connected_since = None;
+        self.receipts.close();
         let attempt = Attempt(self.attempts);
         let until = now.saturating_add(DIAL_TIME_MAX);
         self.phase = Phase::Dialing { attempt, until };
@@ -604,6 +684,7 @@ impl Session {
     fn pause(&mut self, pause: Duration, now: Duration) -> Vec<Effect> {
         self.endpoint = (self.endpoint + 1) % self.settings.endpoints.len().max(1);
         self.connected_since = None;
+        self.receipts.close();
         self.phase = Phase::Waiting {
             until: now.saturating_add(pause),
         };

@@ -50,6 +50,10 @@ pub struct Counters {
     pub goodbyes: u64,
     /// Streams that started over.
     pub resets: u64,
+    /// Receipts that a node took.
+    pub receipts: u64,
+    /// Receipts that did not arrive or were refused. Nothing depends on them but who waits for them.
+    pub receipt_failures: u64,
 }
 
 /// The client at one moment.
@@ -70,6 +74,8 @@ pub struct Status {
     pub freshness: Option<Freshness>,
     /// The staleness bound in force.
     pub staleness_max: Option<Duration>,
+    /// The newest version that a node was told is applied here.
+    pub acknowledged: Option<Version>,
     /// What went wrong last; it may be long over.
     pub last_error: Option<Error>,
     /// How often things happened.
@@ -101,6 +107,7 @@ pub(crate) struct Report {
     pub(crate) held: Option<Arc<Held>>,
     /// As of the last event; only to notice when it changes.
     pub(crate) freshness: Option<Freshness>,
+    pub(crate) acknowledged: Option<Version>,
     pub(crate) last_error: Option<Error>,
     pub(crate) counters: Counters,
 }
@@ -117,6 +124,7 @@ impl Report {
             age: freshness.map(|(age, _)| age),
             freshness: freshness.map(|(_, freshness)| freshness),
             staleness_max: held.map(|held| held.bound()),
+            acknowledged: self.acknowledged,
             last_error: self.last_error.clone(),
             counters: self.counters,
         }

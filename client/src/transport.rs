@@ -27,7 +27,8 @@ use crate::endpoint::{Connector, Endpoint};
 use crate::error::Error;
 use crate::flags::Shared;
 use crate::http1::{self, Connection, Outgoing, PROBLEM_LEN_MAX};
-use crate::session::{Attempt, Effect, Event, Session};
+use crate::receipts::Receipts;
+use crate::session::{Attempt, Effect, Event, ReceiptId, Session};
 
 /// The longest time without a look at the clock, so that a suspend is noticed soon after.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ pub(crate) struct Driver {
     pub(crate) client_id: String,
     pub(crate) token: Option<HeaderValue>,
     pub(crate) link: Link,
+    pub(crate) receipts: Receipts,
 }
 
 impl Driver {
@@ -57,6 +59,7 @@ impl Driver {
                 biased;
                 () = tokio::time::sleep(wait.clamp(TICK_MIN, TICK_MAX)) => Event::Tick,
                 event = self.link.next() => event,
+                event = self.receipts.next() => event,
             };
             self.tell(event);
         }
@@ -77,7 +80,10 @@ impl Driver {
         }
         for effect in effects {
             match effect {
-                Effect::Disconnect => self.link = Link::Closed,
+                Effect::Disconnect => {
+                    self.link = Link::Closed;
+                    self.receipts = Receipts::default();
+                }
                 Effect::Connect {
                     attempt,
                     endpoint,
@@ -85,6 +91,11 @@ impl Driver {
                     cluster_id,
                 } => self.connect(attempt, endpoint, since, cluster_id.as_deref()),
                 Effect::Publish => self.shared.publish(self.session.held()),
+                Effect::Acknowledge {
+                    receipt,
+                    endpoint,
+                    version,
+                } => self.acknowledge(receipt, endpoint, version),
             }
         }
         self.shared.report(&self.session, now);
@@ -112,6 +123,33 @@ impl Driver {
         };
     }
 
+    fn acknowledge(&mut self, receipt: ReceiptId, endpoint: usize, version: Version) {
+        let Some(endpoint) = self.shared.endpoints.get(endpoint).cloned() else {
+            return;
+        };
+        let environment = http1::segment(&self.environment);
+        let body = serde_json::json!({ "client": self.client_id, "version": version });
+        let mut headers = self.headers();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let outgoing = Outgoing {
+            method: Method::POST,
+            path: format!("/v1/environments/{environment}/receipts"),
+            headers,
+            body: Bytes::from(body.to_string()),
+        };
+        let connector = Arc::clone(&self.connector);
+        self.receipts.send(receipt, connector, endpoint, outgoing);
+    }
+
+    /// The headers of every request.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
+        headers
+    }
+
     fn stream_request(&self, since: Option<Version>, cluster_id: Option<&str>) -> Outgoing {
         let environment = http1::segment(&self.environment);
         let client = http1::segment(&self.client_id);
@@ -122,11 +160,8 @@ impl Driver {
         if let Some(cluster_id) = cluster_id {
             path.push_str(&format!("&cluster={}", http1::segment(cluster_id)));
         }
-        let mut headers = HeaderMap::new();
+        let mut headers = self.headers();
         headers.insert(ACCEPT, HeaderValue::from_static(MEDIA_TYPE_FRAMES));
-        if let Some(token) = &self.token {
-            headers.insert(AUTHORIZATION, token.clone());
-        }
         Outgoing {
             method: Method::GET,
             path,
@@ -141,8 +176,8 @@ type Asking = Pin<Box<dyn Future<Output = Result<(Connection, Incoming), Refusal
 
 /// A stream that was not granted.
 pub(crate) struct Refusal {
-    error: Error,
-    retry_after: Option<Duration>,
+    pub(crate) error: Error,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// The one connection of a client, wherever it stands. Replacing it closes it.
@@ -345,7 +380,7 @@ async fn ask(
     Ok((connection, response.into_body()))
 }
 
-async fn refusal(
+pub(crate) async fn refusal(
     response: Response<Incoming>,
     outgoing: &Outgoing,
     endpoint: &Endpoint,

@@ -4,6 +4,7 @@
 use super::*;
 use pennon_evaluator::Digest;
 
+mod receipts;
 #[path = "../../tests/common/states.rs"]
 mod states;
 mod world;
@@ -56,6 +57,8 @@ struct Script {
     opened: u64,
     connect: Option<(Attempt, usize, Option<u64>)>,
     published: usize,
+    /// The receipts wanted so far: when, which, for which version.
+    receipts: Vec<(u64, ReceiptId, u64)>,
 }
 
 impl Script {
@@ -74,6 +77,7 @@ impl Script {
             opened: 0,
             connect: None,
             published: 0,
+            receipts: Vec::new(),
         };
         script.tell(Event::Start);
         script
@@ -103,6 +107,12 @@ impl Script {
                     self.connect = Some((*attempt, *endpoint, since.map(Version::get)));
                 }
                 Effect::Publish => self.published += 1,
+                Effect::Acknowledge {
+                    receipt, version, ..
+                } => {
+                    let sent = (self.now, *receipt, version.get());
+                    self.receipts.push(sent);
+                }
             }
         }
         effects
@@ -116,6 +126,16 @@ impl Script {
         self.opened = self.now;
         let attempt = self.attempt();
         self.tell(Event::Requested { attempt });
+    }
+
+    /// Says how the receipt that was wanted last went.
+    fn landed(&mut self, arrived: bool) {
+        let (_, receipt, _) = *self.receipts.last().unwrap();
+        let outcome = match arrived {
+            true => Ok(()),
+            false => Err(failed_connection()),
+        };
+        self.tell(Event::Receipt { receipt, outcome });
     }
 
     /// Brings a message that was sent this moment by a node that is fresh this moment.

@@ -74,6 +74,8 @@ pub struct Net {
     doors: Arc<Mutex<BTreeMap<String, Door>>>,
     opened: Arc<AtomicUsize>,
     requests: mpsc::UnboundedSender<Request>,
+    /// Where receipts go, if the test wants to see them.
+    receipts: Arc<Mutex<Option<mpsc::UnboundedSender<Request>>>>,
 }
 
 /// A request, as the node got it.
@@ -98,8 +100,16 @@ impl Net {
             doors,
             opened,
             requests,
+            receipts: Arc::default(),
         };
         (net, received)
+    }
+
+    /// Receipts come here from now on. Until then every one is taken and forgotten.
+    pub fn receipts(&self) -> Requests {
+        let (receipts, received) = mpsc::unbounded_channel();
+        *self.receipts.lock().unwrap() = Some(receipts);
+        received
     }
 
     /// How many connections were opened.
@@ -136,8 +146,8 @@ impl Net {
     pub fn serve(&self, node: &str, io: impl Io) {
         let (net, node) = (self.clone(), node.to_owned());
         let service = hyper::service::service_fn(move |request| {
-            let (requests, node) = (net.requests.clone(), node.clone());
-            async move { Ok::<_, Infallible>(hand_over(requests, node, request).await) }
+            let (net, node) = (net.clone(), node.clone());
+            async move { Ok::<_, Infallible>(net.hand_over(node, request).await) }
         });
         tokio::spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new();
@@ -152,41 +162,45 @@ impl Connector for Net {
     }
 }
 
-async fn hand_over(
-    requests: mpsc::UnboundedSender<Request>,
-    node: String,
-    request: http::Request<Incoming>,
-) -> Response<Sent> {
-    let (head, body) = request.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map(|body| body.to_bytes())
-        .unwrap_or_default();
-    let query = head
-        .uri
-        .query()
-        .unwrap_or("")
-        .split('&')
-        .filter_map(|pair| {
-            let (name, value) = pair.split_once('=')?;
-            Some((name.to_owned(), value.to_owned()))
-        });
-    let (answer, answered) = oneshot::channel();
-    let request = Request {
-        node,
-        method: head.method,
-        path: head.uri.path().to_owned(),
-        query: query.collect(),
-        headers: head.headers,
-        body,
-        answer,
-    };
-    let _ = requests.send(request);
-    match answered.await {
-        Ok(answer) => answer,
-        // A request that the test dropped is never answered and its connection is cut.
-        Err(_) => Response::new(Sent::Cut),
+impl Net {
+    async fn hand_over(&self, node: String, request: http::Request<Incoming>) -> Response<Sent> {
+        let (head, body) = request.into_parts();
+        let body = body
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
+        let query = head
+            .uri
+            .query()
+            .unwrap_or("")
+            .split('&')
+            .filter_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                Some((name.to_owned(), value.to_owned()))
+            });
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            node,
+            method: head.method,
+            path: head.uri.path().to_owned(),
+            query: query.collect(),
+            headers: head.headers,
+            body,
+            answer,
+        };
+        let is_receipt = request.path.ends_with("/receipts");
+        let receipts = self.receipts.lock().unwrap().clone();
+        match (is_receipt, receipts) {
+            (true, Some(receipts)) => drop(receipts.send(request)),
+            (true, None) => request.json(204, &[], ""),
+            (false, _) => drop(self.requests.send(request)),
+        }
+        match answered.await {
+            Ok(answer) => answer,
+            // A request that the test dropped is never answered and its connection is cut.
+            Err(_) => Response::new(Sent::Cut),
+        }
     }
 }
 
@@ -211,6 +225,16 @@ impl Request {
             &[("content-type", "application/problem+json")],
             &body,
         );
+    }
+
+    /// The receipt: who says so, and which version.
+    pub fn receipt(&self) -> (String, u64) {
+        assert_eq!(self.method, Method::POST);
+        assert_eq!(self.path, "/v1/environments/production/receipts");
+        assert_eq!(self.headers["content-type"], "application/json");
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        let client = body["client"].as_str().unwrap().to_owned();
+        (client, body["version"].as_u64().unwrap())
     }
 
     /// Cuts the connection after the request was read.
