@@ -5,6 +5,7 @@
 //!
 //! Left out: everything after the start.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,15 @@ use pennon_evaluator::EnvironmentKey;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
+use crate::cache::{Cache, Identity};
 use crate::clock::{BootClock, Clock};
 use crate::endpoint::{Connector, Endpoint, TcpConnector};
 use crate::error::Error;
 use crate::evaluation::StalePolicy;
 use crate::flags::{Client, Shared};
+use crate::held::Source;
 use crate::http1;
 use crate::receipts::Receipts;
 use crate::session::{Session, Settings};
@@ -27,6 +31,8 @@ use crate::transport::{Driver, Link};
 
 /// How long [`ClientBuilder::connect`] waits for the first snapshot unless told otherwise.
 pub const CONNECT_DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+/// How long a client that has a state already waits for a node.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// The longest client id, in bytes.
 const CLIENT_ID_LEN_MAX: usize = 256;
 
@@ -43,6 +49,7 @@ pub struct ClientBuilder {
     clock: Arc<dyn Clock>,
     seed: Option<u64>,
     client_id: Option<String>,
+    cache_file: Option<PathBuf>,
 }
 
 impl ClientBuilder {
@@ -62,6 +69,7 @@ impl ClientBuilder {
             clock: Arc::new(BootClock),
             seed: None,
             client_id: None,
+            cache_file: None,
         }
     }
 
@@ -150,7 +158,22 @@ impl ClientBuilder {
         self
     }
 
-    /// Starts the client and waits for the first snapshot.
+    /// Keeps the state in a file, so that the client can start while no node can be reached. No file
+    /// unless set.
+    ///
+    /// What is read from it is STALE until a node confirms or replaces it, whatever the time is, and
+    /// nothing older than it is taken from any node. A change is written within about a second, off
+    /// the evaluation path, and when the client is dropped while its runtime goes on. The file is
+    /// replaced whole; beside it lie `<file>.lock` and, for a moment, `<file>.new`. It belongs to one
+    /// client at a time; a second one reads it and does not write. A file that is damaged, or of
+    /// another environment, is as good as none: [`Status::cache`](crate::Status) says so.
+    pub fn cache_file(mut self, path: impl Into<PathBuf>) -> ClientBuilder {
+        self.cache_file = Some(path.into());
+        self
+    }
+
+    /// Starts the client and waits for the first snapshot, be it from the disk cache: in that case
+    /// only for a moment longer (at most a second) for a node. [`Client::fresh`] waits for a node.
     ///
     /// # Errors
     /// As [`ClientBuilder::start`]; or with what went wrong last, when no snapshot came in time.
@@ -158,6 +181,9 @@ impl ClientBuilder {
         let deadline = self.connect_deadline;
         let client = self.start()?;
         client.ready(deadline).await?;
+        if client.status().source != Some(Source::Node) {
+            client.settled(SETTLE_TIME_MAX.min(deadline)).await;
+        }
         Ok(client)
     }
 
@@ -188,8 +214,9 @@ impl ClientBuilder {
             .map_err(|_| Error::settings("a client is started inside a tokio runtime"))?;
         let driver = self.driver(endpoints, environment, token, client_id, seed);
         let shared = Arc::clone(&driver.shared);
-        let task = runtime.spawn(driver.run());
-        Ok(Client::new(shared, task.abort_handle()))
+        let (alive, gone) = oneshot::channel();
+        runtime.spawn(driver.run(gone));
+        Ok(Client::new(shared, alive))
     }
 
     fn driver(
@@ -201,6 +228,11 @@ impl ClientBuilder {
         seed: u64,
     ) -> Driver {
         let name = environment.to_string();
+        let identity = Identity {
+            environment: environment.clone(),
+            application: None,
+        };
+        let cache = self.cache_file.map(|path| Cache::new(path, identity));
         let session = Session::new(Settings {
             environment,
             endpoints: Arc::clone(&endpoints),
@@ -215,6 +247,7 @@ impl ClientBuilder {
             freshness: None,
             acknowledged: None,
             last_error: None,
+            cache: cache.as_ref().map(|cache| cache.status().clone()),
             counters: Counters::default(),
         };
         let shared = Shared::new(self.clock, endpoints, self.policy, first);
@@ -227,6 +260,7 @@ impl ClientBuilder {
             token,
             link: Link::Closed,
             receipts: Receipts::default(),
+            cache,
         }
     }
 }

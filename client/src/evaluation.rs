@@ -200,9 +200,10 @@ impl Evaluation<'_> {
     }
 
     /// Returns how old that state could at most be when it was decided; none before the first
-    /// snapshot. Up to [`CLOCK_ERROR_MAX`](crate::CLOCK_ERROR_MAX) of it is for the clock.
+    /// snapshot, and when nothing is known about its age (from a cache). Up to
+    /// [`CLOCK_ERROR_MAX`](crate::CLOCK_ERROR_MAX) of it is for the clock.
     pub fn age(&self) -> Option<Duration> {
-        Some(self.held.get()?.proof().age_max(self.at))
+        self.held.get()?.age_max(self.at)
     }
 
     /// Says whether that is within the staleness bound.

@@ -11,12 +11,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pennon_evaluator::{Subject, Version};
+use pennon_evaluator::{Freshness, Subject, Version};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::sync::{oneshot, watch};
 
 use crate::builder::ClientBuilder;
+use crate::cache::CacheStatus;
 use crate::clock::Clock;
 use crate::current::Current;
 use crate::endpoint::Endpoint;
@@ -66,14 +66,14 @@ impl Shared {
             *have = version;
             news
         });
-        let digest = |held: &Arc<Held>| (held.snapshot.digest(), Arc::clone(&held.cluster_id));
+        let digest = |held: &Arc<Held>| (held.snapshot.digest(), held.cluster_id.clone());
         if before.as_ref().map(digest) != held.map(digest) {
             self.changed.send_replace(version);
         }
     }
 
     /// Publishes where the session is.
-    pub(crate) fn report(&self, session: &Session, now: Duration) {
+    pub(crate) fn report(&self, session: &Session, cache: Option<&CacheStatus>, now: Duration) {
         let Some(endpoint) = self.endpoints.get(session.endpoint()) else {
             return;
         };
@@ -85,6 +85,7 @@ impl Shared {
             held,
             acknowledged: session.acknowledged(),
             last_error: session.last_error().cloned(),
+            cache: cache.cloned(),
             counters: *session.counters(),
         };
         self.reports.send_if_modified(|before| {
@@ -116,15 +117,8 @@ impl Shared {
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    _task: Arc<AbortOnDrop>,
-}
-
-pub(crate) struct AbortOnDrop(pub(crate) AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// The background task ends when this is gone.
+    _task: Arc<oneshot::Sender<()>>,
 }
 
 impl Client {
@@ -147,10 +141,10 @@ impl Client {
         ClientBuilder::from_env()?.connect().await
     }
 
-    pub(crate) fn new(shared: Arc<Shared>, task: AbortHandle) -> Client {
+    pub(crate) fn new(shared: Arc<Shared>, task: oneshot::Sender<()>) -> Client {
         Client {
             shared,
-            _task: Arc::new(AbortOnDrop(task)),
+            _task: Arc::new(task),
         }
     }
 
@@ -262,6 +256,36 @@ impl Client {
                 false => late,
             }
         })
+    }
+
+    /// Waits until the state is known to be within the staleness bound. After a start from the disk
+    /// cache, or from bootstrap bytes, that is when a node has confirmed or replaced it.
+    ///
+    /// # Errors
+    /// With what went wrong last, when it takes longer than that.
+    pub async fn fresh(&self, timeout: Duration) -> Result<(), Error> {
+        let mut reports = self.shared.reports.subscribe();
+        let fresh = |report: &Report| report.at(self.shared.clock.now()).is_fresh();
+        let what = format!("no fresh state after {timeout:?}");
+        match tokio::time::timeout(timeout, reports.wait_for(fresh)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::stopped()),
+            Err(_) => {
+                let last = self.shared.reports.borrow().last_error.clone();
+                Err(last.map_or_else(|| Error::timed_out(&what), |last| last.during(&what)))
+            }
+        }
+    }
+
+    /// Waits for a moment for a node, when the state held did not come from one: until the state is
+    /// fresh, an attempt failed, or the time is over.
+    pub(crate) async fn settled(&self, timeout: Duration) {
+        let mut reports = self.shared.reports.subscribe();
+        let settled = reports.wait_for(|report| {
+            report.freshness == Some(Freshness::Fresh) || report.counters.failures > 0
+        });
+        // Which of these it was is in the status.
+        let _ = tokio::time::timeout(timeout, settled).await;
     }
 
     /// Waits until this version, or a later one, is held: how to read one's own write.

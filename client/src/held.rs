@@ -8,33 +8,84 @@ use std::time::Duration;
 
 use pennon_evaluator::{AgeBound, Freshness, Snapshot, judge};
 
+use crate::cache::Restored;
 use crate::clock::Clock;
+
+/// An age of which nothing is known: longer than any bound.
+const AGE_UNKNOWN: Duration = Duration::MAX;
+
+/// Where a state was read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// A node.
+    Node,
+    /// The disk cache. It is STALE until a node confirms or replaces it.
+    Cache,
+    /// The bytes given to the builder. It is STALE until a node replaces it.
+    Bootstrap,
+}
 
 /// A state, where it comes from, and how old it can be.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) snapshot: Snapshot,
-    pub(crate) cluster_id: Arc<str>,
+    /// None when it is not known which cluster this is a state of.
+    pub(crate) cluster_id: Option<Arc<str>>,
+    pub(crate) source: Source,
     proof: AgeBound,
+    /// The staleness bound of the environment.
+    environment_bound: Duration,
     bound: Duration,
     /// The last instant at which the state is fresh; none when it never is.
     fresh_until: Option<Duration>,
 }
 
 impl Held {
+    /// Holds what a node sent. `bound_max` is the caller's staleness bound, if there is one.
     pub(crate) fn new(
         snapshot: Snapshot,
         cluster_id: Arc<str>,
         proof: AgeBound,
-        bound: Duration,
+        environment_bound: Duration,
+        bound_max: Option<Duration>,
     ) -> Held {
-        Held {
+        let mut held = Held {
             snapshot,
-            cluster_id,
+            cluster_id: Some(cluster_id),
+            source: Source::Node,
             proof,
-            bound,
-            fresh_until: proof.fresh_until(bound),
-        }
+            environment_bound,
+            bound: environment_bound,
+            fresh_until: None,
+        };
+        held.set_bound(environment_bound, bound_max);
+        held
+    }
+
+    /// Holds what comes from elsewhere: of unknown age, never fresh.
+    pub(crate) fn restored(restored: Restored, bound_max: Option<Duration>) -> Held {
+        let mut held = Held {
+            snapshot: restored.snapshot,
+            cluster_id: restored.cluster_id,
+            source: restored.source,
+            proof: AgeBound::new(Duration::ZERO, Duration::ZERO, AGE_UNKNOWN), // I5
+            environment_bound: restored.bound,
+            bound: restored.bound,
+            fresh_until: None,
+        };
+        held.set_bound(restored.bound, bound_max);
+        held
+    }
+
+    /// The staleness bound of the environment.
+    pub(crate) fn environment_bound(&self) -> Duration {
+        self.environment_bound
+    }
+
+    /// How old the state can at most be; none when nothing is known about that.
+    pub(crate) fn age_max(&self, now: Duration) -> Option<Duration> {
+        Some(self.proof.age_max(now)).filter(|age| *age != AGE_UNKNOWN)
     }
 
     /// What is proved about the age of the state.
@@ -52,9 +103,11 @@ impl Held {
         self.fresh_until = proof.fresh_until(self.bound);
     }
 
-    pub(crate) fn set_bound(&mut self, bound: Duration) {
-        self.bound = bound;
-        self.fresh_until = self.proof.fresh_until(bound);
+    /// Sets the bound of the environment; the caller's counts if it is stricter.
+    pub(crate) fn set_bound(&mut self, environment: Duration, bound_max: Option<Duration>) {
+        self.environment_bound = environment;
+        self.bound = bound_max.map_or(environment, |max| max.min(environment)); // I5
+        self.fresh_until = self.proof.fresh_until(self.bound);
     }
 
     pub(crate) fn freshness(&self, now: Duration) -> (Duration, Freshness) {

@@ -37,6 +37,7 @@
 
 pub mod admin;
 mod builder;
+mod cache;
 mod clock;
 mod current;
 mod endpoint;
@@ -47,15 +48,20 @@ mod held;
 mod http1;
 mod receipts;
 mod session;
+#[cfg(test)]
+#[path = "../tests/common/states.rs"]
+mod states;
 mod status;
 mod transport;
 
 pub use builder::{CONNECT_DEADLINE_DEFAULT, ClientBuilder};
+pub use cache::{CacheFault, CacheStatus, CacheWarning};
 pub use clock::{BootClock, CLOCK_ERROR_MAX, Clock};
 pub use endpoint::{Connecting, Connector, ENDPOINTS_MAX, Endpoint, Io, TcpConnector};
 pub use error::{Error, Problem};
 pub use evaluation::{Evaluation, Page, Reason, StalePolicy};
 pub use flags::{Changes, Client, Pinned};
+pub use held::Source;
 pub use pennon_evaluator::{
     Attribute, Detail, Freshness, Reason as DecidedReason, Scalar, Subject, ValueRef, ValueType,
     Version,

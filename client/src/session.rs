@@ -20,6 +20,7 @@
 //! connections (`transport.rs`), who reads the held state (`flags.rs`).
 
 mod receipts;
+mod saves;
 mod stream;
 
 use std::sync::Arc;
@@ -34,10 +35,12 @@ use rand::{RngExt, SeedableRng};
 
 pub(crate) use self::receipts::ReceiptId;
 use self::receipts::Receipts;
+use self::saves::Saves;
 use self::stream::{Hello, Late, Stream};
+use crate::cache::Restored;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::held::Held;
+use crate::held::{Held, Source};
 use crate::status::Counters;
 
 /// The longest time to open a connection.
@@ -56,6 +59,10 @@ pub(crate) struct Attempt(u64);
 /// What the session is told. Instants are those of the client's clock.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// A state was found elsewhere than at a node. Only before the start.
+    Restored(Restored),
+    /// The disk cache may be written.
+    Caching,
     /// Begin.
     Start,
     /// Time has passed.
@@ -81,6 +88,8 @@ pub(crate) enum Event {
         receipt: ReceiptId,
         outcome: Result<(), Error>,
     },
+    /// Writing the state down ended.
+    Saved { done: bool },
 }
 
 /// What is to be done, in this order.
@@ -104,6 +113,8 @@ pub(crate) enum Effect {
         endpoint: usize,
         version: Version,
     },
+    /// Write what is held to the disk cache. One at a time.
+    Save,
 }
 
 /// What does not change while a session lives.
@@ -120,8 +131,14 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 enum Phase {
     Idle,
-    Waiting { until: Duration },
-    Dialing { attempt: Attempt, until: Duration },
+    Waiting {
+        until: Duration,
+    },
+    Dialing {
+        attempt: Attempt,
+        until: Duration,
+        since: Option<Version>,
+    },
     Streaming(Stream),
 }
 
@@ -148,6 +165,7 @@ pub(crate) struct Session {
     /// Whether to ask for a snapshot although a state is held.
     full_wanted: bool,
     receipts: Receipts,
+    saves: Saves,
     connected_since: Option<Duration>,
     /// The newest version that a node was told.
     acknowledged: Option<Version>,
@@ -172,6 +190,7 @@ impl Session {
             failures: 0,
             full_wanted: false,
             receipts: Receipts::default(),
+            saves: Saves::default(),
             connected_since: None,
             acknowledged: None,
             last_error: None,
@@ -223,18 +242,28 @@ impl Session {
             (freshness == Freshness::Fresh).then(|| now.saturating_add(left))
         });
         let receipt = self.applied().and_then(|have| self.receipts.wake_at(have));
-        phase.into_iter().chain(stale).chain(receipt).min()
+        let save = self.saves.wake_at();
+        let times = phase.into_iter().chain(stale).chain(receipt).chain(save);
+        times.min()
     }
 
     /// Takes an event at an instant and answers with what is to be done.
     pub(crate) fn on_event(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = self.on_stream_event(event, now);
         effects.extend(self.acknowledge(now)); // Behind `Publish`.
+        if self.held.is_some() && self.saves.next(now) {
+            effects.push(Effect::Save);
+        }
         effects
     }
 
     fn on_stream_event(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         match event {
+            Event::Restored(restored) => self.on_restored(restored),
+            Event::Caching => {
+                self.saves.on = true;
+                Vec::new()
+            }
             Event::Start => match self.phase {
                 Phase::Idle => vec![self.connect(now)],
                 _ => Vec::new(),
@@ -264,7 +293,24 @@ impl Session {
                 self.on_receipt(receipt, outcome);
                 Vec::new()
             }
+            Event::Saved { done } => {
+                self.saves.saved(done);
+                Vec::new()
+            }
         }
+    }
+
+    /// Holds what was found, if it is newer than what is held; whatever comes later has to be newer
+    /// still (I6).
+    fn on_restored(&mut self, restored: Restored) -> Vec<Effect> {
+        let have = self.held.as_ref().map(|held| held.snapshot.version());
+        let newer = have.is_none_or(|have| restored.snapshot.version() > have);
+        if !newer || !matches!(self.phase, Phase::Idle) {
+            return Vec::new();
+        }
+        let held = Held::restored(restored, self.settings.staleness_max);
+        self.held = Some(Arc::new(held));
+        vec![Effect::Publish]
     }
 
     fn on_receipt(&mut self, receipt: ReceiptId, outcome: Result<(), Error>) {
@@ -288,7 +334,7 @@ impl Session {
             return None;
         };
         let held = self.held.as_ref()?;
-        (held.cluster_id == hello.cluster_id).then(|| held.snapshot.version())
+        (held.cluster_id.as_ref() == Some(&hello.cluster_id)).then(|| held.snapshot.version())
     }
 
     fn acknowledge(&mut self, now: Duration) -> Option<Effect> {
@@ -327,11 +373,12 @@ impl Session {
     }
 
     fn on_requested(&mut self, requested: Attempt, now: Duration) {
-        if !matches!(&self.phase, Phase::Dialing { attempt, .. } if *attempt == requested) {
-            return;
-        }
+        let since = match &self.phase {
+            Phase::Dialing { attempt, since, .. } if *attempt == requested => *since,
+            _ => return,
+        };
         let part = self.rng.random_range(0.75..1.0);
-        self.phase = Phase::Streaming(Stream::new(requested, now, part));
+        self.phase = Phase::Streaming(Stream::new(requested, since, now, part));
     }
 
     fn on_failed(
@@ -442,10 +489,13 @@ impl Session {
         if foreign && have.is_some_and(|have| version <= have) {
             return Err(self.foreign(&cluster_id, version)); // I6
         }
-        if have.is_none() && intent != Intent::Full {
+        let asked = matches!(&self.phase, Phase::Streaming(Stream { since: Some(_), .. }) if have.is_some());
+        if !asked && intent != Intent::Full {
             let why = "the node says that nothing is missing, but there is no state to go on from";
             return Err(Trouble::Leave(Error::protocol(why)));
         }
+        // What is held may be of another cluster: a proof about this one says nothing of it (I5).
+        let foreign = foreign || !self.is_known();
         let full = foreign || intent == Intent::Full;
         let times = (staleness_bound_ms, heartbeat_ms);
         let hello = Hello::new(&cluster_id, times, full, now);
@@ -458,13 +508,13 @@ impl Session {
         if foreign {
             return Ok(false);
         }
-        let bound = self.strictest(bound);
         let changed = match &mut self.held {
-            Some(held) if held.bound() != bound => {
-                Arc::make_mut(held).set_bound(bound);
-                true
+            Some(held) => {
+                let before = held.bound();
+                Arc::make_mut(held).set_bound(bound, self.settings.staleness_max);
+                held.bound() != before
             }
-            _ => false,
+            None => false,
         };
         Ok(self.prove(version, proof, now) || changed)
     }
@@ -510,9 +560,10 @@ impl Session {
             Some(held) if !foreign => held.proof().fresher(proof),
             _ => proof,
         };
-        let bound = self.strictest(bound);
-        self.held = Some(Arc::new(Held::new(snapshot, cluster_id, proof, bound)));
+        let max = self.settings.staleness_max;
+        self.held = Some(Arc::new(Held::new(snapshot, cluster_id, proof, bound, max)));
         self.full_wanted = false;
+        self.saves.changed();
         if let Some(hello) = self.hello() {
             hello.full = None;
         }
@@ -542,7 +593,10 @@ impl Session {
             Err(error) => return Err(Trouble::Full(wrong(&error))),
         };
         match held.snapshot.apply(&delta) {
-            Ok(snapshot) => Arc::make_mut(held).snapshot = snapshot,
+            Ok(snapshot) => {
+                let held = Arc::make_mut(held);
+                (held.snapshot, held.source) = (snapshot, Source::Node);
+            }
             // I8: there is a gap. What is held is good; ask again from there.
             Err(error @ (DeltaRefused::WrongBase { .. } | DeltaRefused::NotNewer { .. })) => {
                 self.counters.gaps += 1;
@@ -554,6 +608,7 @@ impl Session {
             }
         }
         self.receipts.changed();
+        self.saves.changed();
         self.prove(delta.to, proof, now);
         Ok(true)
     }
@@ -612,7 +667,10 @@ impl Session {
     fn foreign(&mut self, cluster_id: &str, version: Version) -> Trouble {
         self.counters.foreign += 1;
         let (ours, have) = match &self.held {
-            Some(held) => (&*held.cluster_id, held.snapshot.version()),
+            Some(held) => (
+                held.cluster_id.as_deref().unwrap_or("unknown"),
+                held.snapshot.version(),
+            ),
             None => ("none", Version::ZERO),
         };
         Trouble::Leave(Error::protocol(format!(
@@ -622,14 +680,14 @@ impl Session {
     }
 
     fn is_foreign(&self, cluster_id: &str) -> bool {
-        let held = self.held.as_ref();
-        held.is_some_and(|held| &*held.cluster_id != cluster_id)
+        let held = self.held.as_ref().and_then(|held| held.cluster_id.as_ref());
+        held.is_some_and(|held| **held != *cluster_id)
     }
 
-    fn strictest(&self, bound: Duration) -> Duration {
-        self.settings
-            .staleness_max
-            .map_or(bound, |max| max.min(bound)) // I5
+    /// Whether it is known which cluster the state held is of; so it is while nothing is held.
+    fn is_known(&self) -> bool {
+        let held = self.held.as_ref();
+        held.is_none_or(|held| held.cluster_id.is_some())
     }
 
     fn stream(&mut self, attempt: Attempt) -> Option<&mut Stream> {
@@ -651,14 +709,19 @@ impl Session {
         self.receipts.close();
         let attempt = Attempt(self.attempts);
         let until = now.saturating_add(DIAL_TIME_MAX);
-        self.phase = Phase::Dialing { attempt, until };
         let held = self.held.as_ref();
         let since = held.map(|held| held.snapshot.version());
+        let since = since.filter(|_| !self.full_wanted && self.is_known());
+        self.phase = Phase::Dialing {
+            attempt,
+            until,
+            since,
+        };
         Effect::Connect {
             attempt,
             endpoint: self.endpoint,
-            since: since.filter(|_| !self.full_wanted),
-            cluster_id: held.map(|held| Arc::clone(&held.cluster_id)),
+            since,
+            cluster_id: held.and_then(|held| held.cluster_id.clone()),
         }
     }
 

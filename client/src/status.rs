@@ -11,10 +11,11 @@ use std::time::Duration;
 use pennon_evaluator::{Freshness, Version};
 use tokio::sync::watch;
 
+use crate::cache::CacheStatus;
 use crate::clock::Clock;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::held::Held;
+use crate::held::{Held, Source};
 
 /// How often things happened since the client started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +69,9 @@ pub struct Status {
     pub version: Option<Version>,
     /// The cluster that the state comes from.
     pub cluster_id: Option<Arc<str>>,
-    /// How old the state can at most be.
+    /// Where the state was read from.
+    pub source: Option<Source>,
+    /// How old the state can at most be; none when nothing is known about that.
     pub age: Option<Duration>,
     /// Whether that is within the staleness bound.
     pub freshness: Option<Freshness>,
@@ -78,6 +81,8 @@ pub struct Status {
     pub acknowledged: Option<Version>,
     /// What went wrong last; it may be long over.
     pub last_error: Option<Error>,
+    /// The disk cache, if there is one.
+    pub cache: Option<CacheStatus>,
     /// How often things happened.
     pub counters: Counters,
 }
@@ -109,6 +114,7 @@ pub(crate) struct Report {
     pub(crate) freshness: Option<Freshness>,
     pub(crate) acknowledged: Option<Version>,
     pub(crate) last_error: Option<Error>,
+    pub(crate) cache: Option<CacheStatus>,
     pub(crate) counters: Counters,
 }
 
@@ -120,12 +126,14 @@ impl Report {
             endpoint: self.endpoint.clone(),
             connected_for: self.connected_since.map(|since| now.saturating_sub(since)),
             version: held.map(|held| held.snapshot.version()),
-            cluster_id: held.map(|held| Arc::clone(&held.cluster_id)),
-            age: freshness.map(|(age, _)| age),
+            cluster_id: held.and_then(|held| held.cluster_id.clone()),
+            source: held.map(|held| held.source),
+            age: held.and_then(|held| held.age_max(now)),
             freshness: freshness.map(|(_, freshness)| freshness),
             staleness_max: held.map(|held| held.bound()),
             acknowledged: self.acknowledged,
             last_error: self.last_error.clone(),
+            cache: self.cache.clone(),
             counters: self.counters,
         }
     }
@@ -139,6 +147,7 @@ impl Report {
                 report.freshness,
                 report.counters.failures,
                 held.map(|held| (held.snapshot.version(), held.bound())),
+                report.cache.as_ref().map(|cache| cache.warning.clone()),
             )
         };
         seen(self) != seen(before) || self.endpoint != before.endpoint
@@ -153,7 +162,8 @@ pub struct StatusWatch {
 }
 
 impl StatusWatch {
-    /// Waits until connection, version, freshness or the last error change, and returns the newest
+    /// Waits until connection, version, freshness, the last error or what is wrong with the disk cache
+    /// change, and returns the newest
     /// status; changes in between are skipped. `None` once the client is gone.
     pub async fn next(&mut self) -> Option<Status> {
         self.reports.changed().await.ok()?;

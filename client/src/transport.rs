@@ -6,7 +6,8 @@
 //!
 //! What must hold: no buffer without a bound (hyper reads ahead `http1::READ_AHEAD_LEN_MAX`, the
 //! decoder holds one frame of at most `FRAME_LEN_MAX_DEFAULT`); every wait ends, because the
-//! session names a time for each; dropping the task closes the connection.
+//! session names a time for each; dropping the task closes the connection, and so does dropping the
+//! last client, after which only the disk cache is written for the last time.
 //!
 //! Left out: every decision. They are the session's.
 
@@ -22,7 +23,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use pennon_evaluator::Version;
 use pennon_evaluator::wire::{FrameDecoder, MEDIA_TYPE_FRAMES};
+use tokio::sync::oneshot;
 
+use crate::cache::Cache;
 use crate::endpoint::{Connector, Endpoint};
 use crate::error::Error;
 use crate::flags::Shared;
@@ -45,11 +48,13 @@ pub(crate) struct Driver {
     pub(crate) token: Option<HeaderValue>,
     pub(crate) link: Link,
     pub(crate) receipts: Receipts,
+    pub(crate) cache: Option<Cache>,
 }
 
 impl Driver {
-    /// Runs until it is dropped.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the last client is gone, or it is dropped.
+    pub(crate) async fn run(mut self, mut gone: oneshot::Receiver<()>) {
+        self.restore().await;
         self.tell(Event::Start);
         loop {
             let now = self.shared.clock.now();
@@ -57,11 +62,31 @@ impl Driver {
             let wait = wake.map_or(TICK_MAX, |at| at.saturating_sub(now));
             let event = tokio::select! {
                 biased;
+                _ = &mut gone => break,
                 () = tokio::time::sleep(wait.clamp(TICK_MIN, TICK_MAX)) => Event::Tick,
                 event = self.link.next() => event,
                 event = self.receipts.next() => event,
+                event = saved(&mut self.cache) => event,
             };
             self.tell(event);
+        }
+        (self.link, self.receipts) = (Link::Closed, Receipts::default());
+        if let Some(cache) = self.cache.take() {
+            cache.close(self.session.held().cloned()).await;
+        }
+    }
+
+    /// Looks for a state to begin with.
+    async fn restore(&mut self) {
+        let Some(cache) = &mut self.cache else {
+            return;
+        };
+        let (restored, ours) = (cache.load().await, cache.is_ours());
+        if let Some(restored) = restored {
+            self.tell(Event::Restored(restored));
+        }
+        if ours {
+            self.tell(Event::Caching);
         }
     }
 
@@ -96,9 +121,17 @@ impl Driver {
                     endpoint,
                     version,
                 } => self.acknowledge(receipt, endpoint, version),
+                Effect::Save => self.save(),
             }
         }
-        self.shared.report(&self.session, now);
+        let cache = self.cache.as_ref().map(Cache::status);
+        self.shared.report(&self.session, cache, now);
+    }
+
+    fn save(&mut self) {
+        if let (Some(cache), Some(held)) = (&mut self.cache, self.session.held()) {
+            cache.save(Arc::clone(held));
+        }
     }
 
     fn connect(
@@ -168,6 +201,14 @@ impl Driver {
             headers,
             body: Bytes::new(),
         }
+    }
+}
+
+/// Waits for the outcome of a write to the disk cache. Dropping the future loses nothing.
+async fn saved(cache: &mut Option<Cache>) -> Event {
+    match cache {
+        Some(cache) => cache.next().await,
+        None => std::future::pending().await,
     }
 }
 

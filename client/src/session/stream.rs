@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pennon_evaluator::AgeBound;
 use pennon_evaluator::wire::Ages;
+use pennon_evaluator::{AgeBound, Version};
 
 use super::Attempt;
 use crate::error::Error;
@@ -33,6 +33,8 @@ const STREAM_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) attempt: Attempt,
+    /// The version that was asked to go on from; none when everything was asked for.
+    pub(super) since: Option<Version>,
     /// Before the request was written: no event of the stream can be earlier.
     pub(super) started: Duration,
     /// When it is opened anew.
@@ -86,9 +88,15 @@ impl Late {
 impl Stream {
     /// Begins at the moment before the request is written. `part` from 0.75 to 1 spreads renewals:
     /// clients that connected together do not come back together.
-    pub(super) fn new(attempt: Attempt, now: Duration, part: f64) -> Stream {
+    pub(super) fn new(
+        attempt: Attempt,
+        since: Option<Version>,
+        now: Duration,
+        part: f64,
+    ) -> Stream {
         Stream {
             attempt,
+            since,
             started: now,
             until: now.saturating_add(STREAM_TIME_MAX.mul_f64(part)),
             heard: now,

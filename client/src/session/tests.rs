@@ -5,11 +5,10 @@ use super::*;
 use pennon_evaluator::Digest;
 
 mod receipts;
-#[path = "../../tests/common/states.rs"]
-mod states;
+mod restored;
 mod world;
 
-use states::{delta_message, environment, snapshot, snapshot_message, version};
+use crate::states::{self, delta_message, environment, snapshot, snapshot_message, version};
 
 const BOUND: u64 = 10_000;
 const HEARTBEAT: u64 = 1_000;
@@ -59,10 +58,19 @@ struct Script {
     published: usize,
     /// The receipts wanted so far: when, which, for which version.
     receipts: Vec<(u64, ReceiptId, u64)>,
+    /// When writing to the disk cache was wanted.
+    saves: Vec<u64>,
 }
 
 impl Script {
     fn new(endpoints: usize) -> Script {
+        let mut script = Script::idle(endpoints);
+        script.tell(Event::Start);
+        script
+    }
+
+    /// Not started yet.
+    fn idle(endpoints: usize) -> Script {
         let urls = (0..endpoints).map(|n| format!("http://n{n}"));
         let settings = Settings {
             environment: environment(),
@@ -71,16 +79,15 @@ impl Script {
             seed: 7,
         };
         let session = Session::new(settings);
-        let mut script = Script {
+        Script {
             session,
             now: 5_000,
             opened: 0,
             connect: None,
             published: 0,
             receipts: Vec::new(),
-        };
-        script.tell(Event::Start);
-        script
+            saves: Vec::new(),
+        }
     }
 
     /// With a stream open that has brought the content of cluster 0 at a version.
@@ -113,6 +120,7 @@ impl Script {
                     let sent = (self.now, *receipt, version.get());
                     self.receipts.push(sent);
                 }
+                Effect::Save => self.saves.push(self.now),
             }
         }
         effects

@@ -158,7 +158,7 @@ impl World {
         self.script
             .session
             .held()
-            .is_some_and(|held| &*held.cluster_id != id)
+            .is_some_and(|held| held.cluster_id.as_deref() != Some(id))
     }
 
     fn ages(&self, line: &Line) -> Ages {
@@ -213,7 +213,8 @@ impl World {
         let Some((attempt, ..)) = self.script.connect else {
             return;
         };
-        let cluster = u64::from(&*self.script.session.held().unwrap().cluster_id == "B");
+        let cluster =
+            u64::from(self.script.session.held().unwrap().cluster_id.as_deref() == Some("B"));
         let message = match kind {
             0 => snapshot_message(cluster, have.saturating_sub(by)),
             1 => delta_message(cluster, have + by, have + by + 2),
@@ -259,7 +260,7 @@ impl World {
         };
         let at = held.snapshot.version().get();
         prop_assert!(Some(at) >= before, "I6: back from {before:?} to {at}");
-        let cluster = usize::from(&*held.cluster_id == "B");
+        let cluster = usize::from(held.cluster_id.as_deref() == Some("B"));
         let content = snapshot(cluster as u64, at).digest();
         prop_assert_eq!(
             held.snapshot.digest(),
