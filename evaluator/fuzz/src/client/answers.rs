@@ -10,18 +10,28 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use pennon_client::Error;
-use pennon_client::admin::{Admin, Collection, Expected, Resource};
+use pennon_client::admin::{Admin, Answer, Collection, Expected, Resource};
 use serde_json::{Value, json};
 
 use super::network::{Node, URL, runtime};
 use crate::targets::{Memory, Seen};
 
-/// Buffers of hyper, which reads ahead 256 KiB at most, and of the pipe.
+/// 160 times the answer is what `Admin` says that it takes, besides the bytes themselves and the
+/// head. hyper reads ahead 256 KiB at most, and the pipe and the runtime have buffers. A piece of one
+/// byte may be read into a new buffer of 8 KiB.
 const ANSWERING: Memory = Memory {
-    fixed: 2 << 20,
+    fixed: 512 << 10,
     refused: 0,
-    held_per_byte: 512,
-    sum_per_byte: 2_048,
+    held_per_byte: 162,
+    sum_per_byte: 10 << 10,
+};
+
+/// A copy of a tree of JSON, besides the tree.
+const COPYING: Memory = Memory {
+    fixed: 4 << 10,
+    refused: 0,
+    held_per_byte: 160,
+    sum_per_byte: 320,
 };
 
 /// Of what is asked, the one that writes.
@@ -38,7 +48,18 @@ pub(crate) fn answer(input: &[u8], seen: &mut Seen) {
         runtime.block_on(ask(node, which))
     });
     match asked {
-        Ok(()) => seen.note("answer"),
+        Ok(None) => seen.note("answer"),
+        Ok(Some(answer)) => {
+            seen.note("answer");
+            assert!(answer.status() < 400);
+            let _ = (
+                answer.version(),
+                answer.staleness(),
+                answer.node(),
+                answer.etag(),
+            );
+            COPYING.bounds(bytes.len(), || drop(answer.json::<Value>()));
+        }
         Err(error) => {
             seen.note("error");
             assert!(!error.to_string().is_empty());
@@ -54,31 +75,22 @@ pub(crate) fn answer(input: &[u8], seen: &mut Seen) {
     }
 }
 
-async fn ask(node: Node, which: u8) -> Result<(), Error> {
+async fn ask(node: Node, which: u8) -> Result<Option<Answer>, Error> {
     let admin = Admin::new([URL], Some("token"), Arc::new(node))?
         .with_attempts_max(1)
         .with_seed(1);
     let flag = Resource::flag("f");
     match which {
-        0 => admin.get(&flag).await.map(drop),
+        0 => admin.get(&flag).await.map(|_| None),
         WRITE => {
             let value = json!({"type": "boolean"});
             let put = admin.put(&flag, &value, Expected::Absent);
-            put.await.map(drop)
+            put.await.map(|_| None)
         }
-        2 => admin.list(&Collection::Flags).await.map(drop),
+        2 => admin.list(&Collection::Flags).await.map(|_| None),
         _ => {
             let answer = admin.request(Method::GET, "/v1/x", HeaderMap::new(), None);
-            let answer = answer.await?;
-            assert!(answer.status() < 400);
-            let _ = (
-                answer.version(),
-                answer.staleness(),
-                answer.node(),
-                answer.etag(),
-            );
-            drop(answer.json::<Value>());
-            Ok(())
+            answer.await.map(Some)
         }
     }
 }
@@ -109,9 +121,16 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         "HTTP/1.0 200 OK\r\n\r\nuntil the end".to_owned(),
         "HTTP/1.1 100 Continue\r\n\r\n".to_owned() + chunked,
     ];
+    // Much for its length, whole and in single bytes.
+    let swollen = format!(
+        r#"{{"value":[{}]}}"#,
+        vec!["[".repeat(99) + &"]".repeat(99); 60].join(",")
+    );
+    let swollen = head("200 OK", &swollen);
     let asked = (0..4_u8).flat_map(|which| {
         let answers = answers.iter();
         answers.map(move |answer| [&[which + 252 / 4 * 4][..], answer.as_bytes()].concat())
     });
-    asked.collect()
+    let pieces = [0, 3, 252, 255].map(|steer| [&[steer][..], swollen.as_bytes()].concat());
+    asked.chain(pieces).collect()
 }
