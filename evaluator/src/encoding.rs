@@ -2,7 +2,7 @@
 //!
 //! What must hold: equal states have equal bytes, and only bytes that `encode` can have made are
 //! read back (I4); hostile bytes give an error, never a panic nor an allocation beyond their own
-//! size and a constant. After `decode` every index is in range and every list that is searched is
+//! size and a constant, nor steps of building regular expressions beyond their bound. After `decode` every index is in range and every list that is searched is
 //! sorted, so that evaluation need not check again.
 //!
 //! ```text
@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::ids::{EnvironmentKey, KEY_LEN_MAX, StateKey, StateKind};
+use crate::pattern::{PATTERN_LEN_MAX, Pattern};
 use crate::policy::{LAYER_SLOTS, WEIGHT_SUM_MAX};
 use crate::state::{
     ClauseState, Comparison, EvaluationState, ExperimentState, FlagState, LayerState, RolloutState,
@@ -32,6 +33,13 @@ pub const STATE_LEN_MAX: usize = 64 << 20;
 
 /// The most variants a stored flag has, whatever a cluster's limits; their indexes are 16 bits.
 const VARIANTS_MAX: usize = 1 << 15;
+
+/// The most regular expressions that a stored state has: ten times the documented limit.
+const PATTERNS_MAX: usize = 1_000;
+
+/// The most steps that building all of them takes, some 10 ns each: ten times the documented limit,
+/// and that twice, because a release with other Unicode tables counts others.
+const PATTERN_STEPS_MAX: usize = 80_000_000;
 
 /// Bytes that are not an EvaluationState.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -311,7 +319,9 @@ fn check_flag(flag: &FlagState) -> Checked {
     }
     let plain = !matches!(flag.default, ServeState::Experiment(_));
     require(plain, "an experiment outside a rule")?;
-    check_serve(&flag.default, &known)
+    check_serve(&flag.default, &known)?;
+    let clauses = flag.rules.iter().flat_map(|rule| &rule.when);
+    check_patterns(&patterns(clauses), PATTERN_STEPS_MAX)
 }
 
 fn check_experiment(experiment: &ExperimentState, segments: usize) -> Checked {
@@ -336,6 +346,38 @@ fn check_segment(segment: &SegmentState) -> Checked {
             .iter()
             .try_for_each(|clause| check_clause(clause, segment.segments.len()))?;
         rule.rollout.as_ref().map_or(Ok(()), check_share)?;
+    }
+    let clauses = segment.rules.iter().flat_map(|rule| &rule.when);
+    check_patterns(&patterns(clauses), PATTERN_STEPS_MAX)
+}
+
+/// Lists the regular expressions of clauses.
+fn patterns<'a>(clauses: impl Iterator<Item = &'a ClauseState>) -> Vec<&'a str> {
+    let mut sources = Vec::new();
+    for clause in clauses {
+        if let ClauseState::Attribute { test, .. } = clause
+            && let TestState::Matches(list) = test
+        {
+            sources.extend(list.iter().map(String::as_str));
+        }
+    }
+    sources
+}
+
+/// Checks that regular expressions can be built in bounded time: many are tried, one by one. One
+/// that cannot be built is not refused; nothing matches it.
+fn check_patterns(sources: &[&str], steps_max: usize) -> Checked {
+    let count = sources.len();
+    require(count <= PATTERNS_MAX, "too many regular expressions")?;
+    let short = sources.iter().all(|source| source.len() <= PATTERN_LEN_MAX);
+    require(short, "a regular expression is too long")?;
+    if count * Pattern::STEPS_MAX <= steps_max {
+        return Ok(());
+    }
+    let mut left = Some(steps_max);
+    for source in sources {
+        left = left.and_then(|left| left.checked_sub(Pattern::steps(source)));
+        require(left.is_some(), "regular expressions take too long to build")?;
     }
     Ok(())
 }
@@ -425,4 +467,32 @@ fn check_test(test: &TestState) -> Checked {
         }
     };
     require(count > 0, "a clause without a value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_may_take_so_many_steps_and_not_one_more() {
+        let sources: Vec<String> = (0..20).map(|n| format!("[{n}a-z]{{9}}")).collect();
+        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+        let steps: usize = sources.iter().map(|source| Pattern::steps(source)).sum();
+        assert!(steps > 1_000, "{steps}");
+        assert_eq!(check_patterns(&sources, steps), Ok(()));
+        let what = "regular expressions take too long to build";
+        let refusal = Err(DecodeError::Invalid { what });
+        assert_eq!(check_patterns(&sources, steps - 1), refusal);
+    }
+
+    /// So few patterns are never built to find out.
+    #[test]
+    fn few_patterns_are_accepted_whatever_they_are() {
+        let few = PATTERN_STEPS_MAX / Pattern::STEPS_MAX;
+        assert!(few >= 10, "{few}");
+        let sources = vec!["(".to_owned(); few + 1];
+        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+        assert_eq!(check_patterns(&sources[1..], PATTERN_STEPS_MAX), Ok(()));
+        assert!(check_patterns(&sources, PATTERN_STEPS_MAX).is_err());
+    }
 }

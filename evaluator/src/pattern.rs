@@ -94,6 +94,9 @@ struct Bounds {
 }
 
 impl Bounds {
+    const WRITTEN: Bounds = Bounds::new(1);
+    const STORED: Bounds = Bounds::new(2);
+
     /// The bounds times a factor: 1 for what people write. What is stored was within them when it
     /// was written, by a release whose Unicode tables were perhaps smaller, so it is given twice.
     const fn new(factor: usize) -> Bounds {
@@ -150,7 +153,7 @@ impl Pattern {
             };
             let count = rest.iter().take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
-            let parts = now.iter().map(|source| Part::new(source, &Bounds::new(2)));
+            let parts = now.iter().map(|source| Part::new(source, &Bounds::STORED));
             let parts: Vec<Part> = parts.collect::<Result<_, _>>()?;
             combine(&parts, &mut automata)?;
             rest = later;
@@ -166,7 +169,16 @@ impl Pattern {
     /// # Errors
     /// With what is wrong, as a sentence.
     pub(crate) fn check(source: &str) -> Result<usize, PatternFault> {
-        Part::new(source, &Bounds::new(1)).map(|part| part.steps)
+        Part::new(source, &Bounds::WRITTEN).map(|part| part.steps)
+    }
+
+    /// The most steps that building one stored pattern takes, or giving it up.
+    pub(crate) const STEPS_MAX: usize = source::steps_max(&Bounds::STORED) + Bounds::STORED.steps;
+
+    /// Returns the steps that building one stored pattern takes: the most, if it cannot be built.
+    pub(crate) fn steps(source: &str) -> usize {
+        let part = Part::new(source, &Bounds::STORED);
+        part.map_or(Pattern::STEPS_MAX, |part| part.steps)
     }
 
     /// Says whether the text holds a match of any of the patterns.

@@ -10,9 +10,14 @@
 mod targets;
 
 use bytes::Bytes;
+use pennon_evaluator::state::{ClauseState, TestState};
 use pennon_evaluator::wire::{FrameDecoder, FrameError, SharedEvent, StreamMessage};
-use pennon_evaluator::{DecodeError, EncodedState, EvaluationState, STATE_FORMAT, STATE_LEN_MAX};
-use targets::seeds::{base, environment, frame, neighbours, version};
+use pennon_evaluator::{
+    ConfigSnapshot, DecodeError, EncodedState, EvaluationState, Limits, STATE_FORMAT,
+    STATE_LEN_MAX, Snapshot,
+};
+use serde_json::json;
+use targets::seeds::{base, environment, flag, frame, neighbours, version};
 use targets::unsound::unsound;
 use targets::{Seen, TARGETS};
 
@@ -58,6 +63,76 @@ fn indexes_orders_and_sums_are_checked_after_decoding() {
         assert_eq!(again.as_ref(), Ok(&encoded));
         assert_eq!(encoded.decode(), Err(refusal));
     }
+}
+
+/// A flag whose one clause has these patterns.
+fn with_patterns(mut sources: Vec<String>) -> EvaluationState {
+    let policy = json!({"enabled": true, "default": {"variant": "on"}, "rules": [
+        {"when": [{"attribute": "a", "op": "matches", "values": ["x"]}], "serve": {"variant": "on"}}]});
+    let Ok(EvaluationState::Flag(mut flag)) = flag("f", &policy) else {
+        panic!("a seed compiles");
+    };
+    sources.sort();
+    let (name, negate) = ("a".to_owned(), false);
+    let test = TestState::Matches(sources);
+    flag.rules[0].when = vec![ClauseState::Attribute { name, test, negate }];
+    EvaluationState::Flag(flag)
+}
+
+fn loads(state: &EvaluationState) -> Result<(), DecodeError> {
+    let states = vec![EncodedState::new(&environment(), state)];
+    let config = ConfigSnapshot::new(environment(), version(9), states).unwrap();
+    let loaded = Snapshot::load(&config).map(drop);
+    let loaded = loaded.map_err(|refusal| refusal.error);
+    assert_eq!(EvaluationState::decode(&state.encode()).map(drop), loaded);
+    loaded
+}
+
+#[test]
+fn patterns_are_bounded_in_number_length_and_steps() {
+    let refused = |what| Err(DecodeError::Invalid { what });
+    let plain = |count: usize| (0..count).map(|n| format!("^{n}$")).collect();
+    assert_eq!(loads(&with_patterns(plain(1_000))), Ok(()));
+    let too_many = refused("too many regular expressions");
+    assert_eq!(loads(&with_patterns(plain(1_001))), too_many);
+
+    let long =
+        |len: usize| with_patterns(vec!["a".repeat(2_000) + &"(?i)".repeat((len - 2_000) / 4)]);
+    assert_eq!(loads(&long(4_096)), Ok(()));
+    let too_long = refused("a regular expression is too long");
+    assert_eq!(loads(&long(4_100)), too_long);
+
+    // What cannot be built counts as what takes longest; alone it matches nothing.
+    let broken = |count: usize| with_patterns((0..count).map(|n| format!("({n}")).collect());
+    let too_slow = refused("regular expressions take too long to build");
+    assert_eq!(loads(&broken(100)), too_slow);
+    assert_eq!(loads(&broken(1)), Ok(()));
+}
+
+/// As many and as costly as the leader lets pass.
+#[test]
+fn patterns_within_the_limits_of_writing_load() {
+    let limits = Limits::default();
+    let policy = |sources: &[String]| {
+        json!({"enabled": true, "default": {"variant": "on"}, "rules": [
+            {"when": [{"attribute": "a", "op": "matches", "values": sources}], "serve": {"variant": "on"}}]})
+    };
+    let mut sources: Vec<String> = (0..limits.patterns_max)
+        .map(|n| format!(r"(?i)^\w+{n}-\d{{3}}$"))
+        .collect();
+    let most = flag("f", &policy(&sources)).unwrap();
+    assert_eq!(loads(&most), Ok(()));
+    // Up to the limit of steps, then one more.
+    let mut heavy = None;
+    for n in 5..30 {
+        sources.truncate(1);
+        sources.extend((0..9).map(|at| format!("x{at}[ab]*a[ab]{{{n}}}")));
+        match flag("f", &policy(&sources)) {
+            Ok(state) => heavy = Some(state),
+            Err(_) => break,
+        }
+    }
+    assert_eq!(loads(&heavy.unwrap()), Ok(()));
 }
 
 #[test]

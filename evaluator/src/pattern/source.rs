@@ -16,6 +16,11 @@ const FOLDS_PER_STEP: usize = 8;
 /// Steps that a class takes which Unicode defines: it is some hundred ranges, and may be read twice.
 const CLASS_STEPS: usize = 1_000;
 
+/// The most steps that reading a source takes.
+pub(super) const fn steps_max(bounds: &Bounds) -> usize {
+    bounds.folds / FOLDS_PER_STEP + bounds.classes * CLASS_STEPS
+}
+
 /// Reads a source; also tells how many steps that took.
 pub(super) fn read(source: &str, bounds: &Bounds) -> Result<(Hir, usize), PatternFault> {
     let syntax = |message: String, span: &ast::Span| PatternFault::Syntax {

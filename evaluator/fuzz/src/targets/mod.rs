@@ -209,6 +209,15 @@ pub(crate) const DECODING: Memory = Memory {
     sum_per_byte: 64,
 };
 
+/// The same for a state of many patterns. They are built one after the other, which takes memory
+/// for a moment each and at most so many steps in all.
+pub(crate) const TRYING_PATTERNS: Memory = Memory {
+    fixed: 48 << 20,
+    refused: 0,
+    held_per_byte: 32,
+    sum_per_byte: 1 << 20,
+};
+
 /// JSON is read into a tree first, in which `{"a":1}` takes 400 bytes; a fault quotes what it is
 /// about.
 pub(crate) const READING_JSON: Memory = Memory {
@@ -227,10 +236,10 @@ pub(crate) const USING: Memory = Memory {
     sum_per_byte: 1_024,
 };
 
-/// The same where there are regular expressions. Building one takes up to 128 MiB for a moment, as
+/// The same where there are regular expressions. Building one takes up to 48 MiB for a moment, as
 /// its bounds say, and keeps up to 1 MiB, for 16 bytes of source or so.
 pub(crate) const USING_PATTERNS: Memory = Memory {
-    fixed: 144 << 20,
+    fixed: 48 << 20,
     refused: 0,
     held_per_byte: 64 << 10,
     sum_per_byte: 64 << 20,

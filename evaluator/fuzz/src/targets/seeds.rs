@@ -44,7 +44,7 @@ pub(crate) fn version(number: u64) -> Version {
 pub(super) type Compiled = Result<EvaluationState, Vec<Fault>>;
 
 /// Compiles a switch.
-pub(super) fn flag(key: &str, policy: &Value) -> Compiled {
+pub(crate) fn flag(key: &str, policy: &Value) -> Compiled {
     let at = version(3);
     let config = FlagConfig::parse(&key.parse().unwrap(), config_text())?;
     let policy = TargetingPolicy::parse(&policy.to_string())?;

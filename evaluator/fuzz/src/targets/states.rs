@@ -12,7 +12,7 @@ use pennon_evaluator::{
 
 use super::seeds::{environment, neighbours, subjects};
 use super::snapshots::{positional, to_positional};
-use super::{DECODING, Memory, Seen, USING, USING_PATTERNS};
+use super::{DECODING, Memory, Seen, TRYING_PATTERNS, USING, USING_PATTERNS};
 
 pub(crate) const ANSWERS: &[&str] = &[
     "flag",
@@ -38,6 +38,9 @@ pub(crate) const ANSWERS: &[&str] = &[
     "a clause without a value",
     "a segment is out of range",
     "a comparison of times is neither before nor after",
+    "too many regular expressions",
+    "a regular expression is too long",
+    "regular expressions take too long to build",
     "a holdout is out of range",
     "a range of slots is out of bounds",
     "an experiment outside a rule",
@@ -61,7 +64,7 @@ const EXPLAINED_BELOW: usize = 20;
 
 /// `EvaluationState::decode`.
 pub(crate) fn state(bytes: &[u8], seen: &mut Seen) {
-    let decoded = DECODING.bounds_reading(bytes.len(), || EvaluationState::decode(bytes));
+    let decoded = decoding(bytes).bounds_reading(bytes.len(), || EvaluationState::decode(bytes));
     match decoded {
         Ok(state) => {
             seen.note(kind(&state));
@@ -86,7 +89,7 @@ pub(crate) fn encoded(bytes: &[u8], seen: &mut Seen) {
     let owned = Bytes::copy_from_slice(bytes);
     match EncodedState::from_bytes(&environment(), owned) {
         Ok(encoded) => {
-            let state = DECODING.bounds_reading(bytes.len(), || encoded.decode());
+            let state = decoding(bytes).bounds_reading(bytes.len(), || encoded.decode());
             assert_eq!(state, EvaluationState::decode(bytes));
             match state {
                 Ok(state) => {
@@ -114,22 +117,33 @@ fn kind(state: &EvaluationState) -> &'static str {
 
 /// What the states may take when they are used. Those that cannot be decoded are not used.
 pub(crate) fn memory<'a>(states: impl IntoIterator<Item = &'a [u8]>) -> Memory {
-    let clauses = |state: EvaluationState| -> Vec<ClauseState> {
-        match state {
-            EvaluationState::Flag(flag) => flag.rules.into_iter().flat_map(|r| r.when).collect(),
-            EvaluationState::Segment(one) => one.rules.into_iter().flat_map(|r| r.when).collect(),
-        }
-    };
-    let is_pattern = |clause: &ClauseState| {
-        let test = match clause {
-            ClauseState::Attribute { test, .. } => Some(test),
-            _ => None,
-        };
-        matches!(test, Some(TestState::Matches(_)))
-    };
     let mut states = states.into_iter().map(EvaluationState::decode);
-    let patterns = states.any(|state| state.is_ok_and(|one| clauses(one).iter().any(is_pattern)));
+    let patterns = states.any(|state| state.is_ok_and(|one| patterns(&one) > 0));
     if patterns { USING_PATTERNS } else { USING }
+}
+
+/// What decoding a state may take: patterns are tried one by one when there are many.
+fn decoding(bytes: &[u8]) -> Memory {
+    const MANY: usize = 10;
+    let body = bytes.get(1..).unwrap_or_default();
+    let many = positional(body).is_ok_and(|state| patterns(&state) > MANY);
+    if many { TRYING_PATTERNS } else { DECODING }
+}
+
+/// How many patterns a state has.
+fn patterns(state: &EvaluationState) -> usize {
+    let clauses: Vec<&ClauseState> = match state {
+        EvaluationState::Flag(flag) => flag.rules.iter().flat_map(|rule| &rule.when).collect(),
+        EvaluationState::Segment(one) => one.rules.iter().flat_map(|rule| &rule.when).collect(),
+    };
+    let sources = clauses.into_iter().map(|clause| match clause {
+        ClauseState::Attribute {
+            test: TestState::Matches(sources),
+            ..
+        } => sources.len(),
+        _ => 0,
+    });
+    sources.sum()
 }
 
 fn used(bytes: &[u8], state: &EvaluationState) {

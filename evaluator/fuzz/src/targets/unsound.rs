@@ -13,7 +13,7 @@ use super::seeds::{flag, segment};
 
 type Change<T> = (&'static str, fn(&mut T));
 
-const FLAG_CHANGES: [Change<FlagState>; 18] = [
+const FLAG_CHANGES: [Change<FlagState>; 21] = [
     ("a flag without a variant", |flag| flag.variants.clear()),
     ("variants are not sorted", |flag| flag.variants.reverse()),
     ("a value is not of the flag's type", |flag| {
@@ -62,6 +62,17 @@ const FLAG_CHANGES: [Change<FlagState>; 18] = [
             flag.rules[0].when = vec![ClauseState::Attribute { name, test, negate }];
         },
     ),
+    ("too many regular expressions", |flag| {
+        let sources = (1_000..=2_000).map(|n| n.to_string());
+        matches(flag, sources.collect());
+    }),
+    ("a regular expression is too long", |flag| {
+        matches(flag, vec!["(?i)".repeat(1_025)]);
+    }),
+    ("regular expressions take too long to build", |flag| {
+        let broken = (10..99).map(|n| format!("({n}"));
+        matches(flag, broken.collect());
+    }),
     ("a holdout is out of range", |flag| {
         experiment(flag).holdout = Some(1)
     }),
@@ -89,6 +100,12 @@ const SEGMENT_CHANGES: [Change<SegmentState>; 5] = [
         segment.rules[0].when = vec![ClauseState::Segments { any_of, negate }];
     }),
 ];
+
+fn matches(flag: &mut FlagState, sources: Vec<String>) {
+    let (name, negate) = ("a".to_owned(), false);
+    let test = TestState::Matches(sources);
+    flag.rules[0].when = vec![ClauseState::Attribute { name, test, negate }];
+}
 
 fn split(flag: &mut FlagState) -> &mut RolloutState {
     match &mut flag.default {
