@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use pennon_evaluator::EnvironmentKey;
+use pennon_evaluator::{Environment, EnvironmentKey, Snapshot};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::cache::{Cache, Identity};
+use crate::cache::{self, Cache, Identity, Restored};
 use crate::clock::{BootClock, Clock};
 use crate::endpoint::{Connector, Endpoint, TcpConnector};
 use crate::error::Error;
@@ -24,6 +24,7 @@ use crate::evaluation::StalePolicy;
 use crate::flags::{Client, Shared};
 use crate::held::Source;
 use crate::http1;
+use crate::readable;
 use crate::receipts::Receipts;
 use crate::session::{Session, Settings};
 use crate::status::{Counters, Report};
@@ -50,6 +51,7 @@ pub struct ClientBuilder {
     seed: Option<u64>,
     client_id: Option<String>,
     cache_file: Option<PathBuf>,
+    bootstrap: Option<Vec<u8>>,
 }
 
 impl ClientBuilder {
@@ -70,6 +72,7 @@ impl ClientBuilder {
             seed: None,
             client_id: None,
             cache_file: None,
+            bootstrap: None,
         }
     }
 
@@ -172,6 +175,26 @@ impl ClientBuilder {
         self
     }
 
+    /// Gives a state to begin with, for the first start where no node can be reached: the body of
+    /// `GET /v1/environments/{env}/snapshot`, or the content of a cache file, shipped with the
+    /// application. It is read on the calling thread.
+    ///
+    /// It is used unless the disk cache has a newer version, and is STALE until a node replaces it.
+    /// Its version counts as applied: nothing older is taken from any node.
+    ///
+    /// ```
+    /// # use pennon_client::Client;
+    /// let shipped = r#"{"environment":"staging","version":7,"digest":"00000000000000000000000000000000","states":[]}"#;
+    /// let builder = Client::builder(["http://127.0.0.1:1"]).environment("production");
+    /// let refusal = builder.bootstrap(shipped).start().unwrap_err();
+    /// assert!(refusal.is_settings());
+    /// assert!(refusal.to_string().contains("it is of environment staging, not of production"));
+    /// ```
+    pub fn bootstrap(mut self, bytes: impl Into<Vec<u8>>) -> ClientBuilder {
+        self.bootstrap = Some(bytes.into());
+        self
+    }
+
     /// Starts the client and waits for the first snapshot, be it from the disk cache: in that case
     /// only for a moment longer (at most a second) for a node. [`Client::fresh`] waits for a node.
     ///
@@ -212,7 +235,15 @@ impl ClientBuilder {
         }
         let runtime = Handle::try_current()
             .map_err(|_| Error::settings("a client is started inside a tokio runtime"))?;
-        let driver = self.driver(endpoints, environment, token, client_id, seed);
+        let identity = Identity {
+            environment: environment.clone(),
+            application: None,
+        };
+        let bootstrap = self.bootstrap.as_deref();
+        let bootstrap = bootstrap.map(|bytes| bootstrap_of(bytes, &identity));
+        let bootstrap = bootstrap.transpose()?;
+        let mut driver = self.driver(endpoints, identity, token, client_id, seed);
+        driver.bootstrap = bootstrap;
         let shared = Arc::clone(&driver.shared);
         let (alive, gone) = oneshot::channel();
         runtime.spawn(driver.run(gone));
@@ -222,16 +253,13 @@ impl ClientBuilder {
     fn driver(
         self,
         endpoints: Arc<[Endpoint]>,
-        environment: EnvironmentKey,
+        identity: Identity,
         token: Option<HeaderValue>,
         client_id: String,
         seed: u64,
     ) -> Driver {
+        let environment = identity.environment.clone();
         let name = environment.to_string();
-        let identity = Identity {
-            environment: environment.clone(),
-            application: None,
-        };
         let cache = self.cache_file.map(|path| Cache::new(path, identity));
         let session = Session::new(Settings {
             environment,
@@ -261,8 +289,44 @@ impl ClientBuilder {
             link: Link::Closed,
             receipts: Receipts::default(),
             cache,
+            bootstrap: None,
         }
     }
+}
+
+/// Reads the bytes given to begin with, of either form.
+fn bootstrap_of(bytes: &[u8], identity: &Identity) -> Result<Restored, Error> {
+    let refused =
+        |why: &dyn std::fmt::Display| Error::settings(format!("the bootstrap bytes: {why}"));
+    if cache::is_cache(bytes) {
+        let read = cache::decode(bytes, identity).map_err(|e| refused(&e))?;
+        let source = Source::Bootstrap;
+        return Ok(Restored { source, ..read });
+    }
+    let answer = readable::answer(bytes, &identity.environment).map_err(|e| refused(&e))?;
+    let config = match answer {
+        readable::Answer::Full(config) => config,
+        readable::Answer::Changes(delta) => {
+            let why = format!(
+                "they hold what changed after {}, not everything",
+                delta.from
+            );
+            return Err(refused(&why));
+        }
+        readable::Answer::Nothing { version } => {
+            return Err(refused(&format!(
+                "they say that nothing changed up to {version}"
+            )));
+        }
+    };
+    Ok(Restored {
+        snapshot: Snapshot::load(&config).map_err(|e| refused(&e))?,
+        // Nothing in it says so; until a node has replaced it, nothing is added to it.
+        cluster_id: None,
+        bound: Duration::from_millis(Environment::STALENESS_BOUND_MS_DEFAULT),
+        source: Source::Bootstrap,
+        written: None,
+    })
 }
 
 /// Names a client that was not given a name. A seeded one gets the same name on every host.

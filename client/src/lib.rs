@@ -46,6 +46,7 @@ mod evaluation;
 mod flags;
 mod held;
 mod http1;
+mod readable;
 mod receipts;
 mod session;
 #[cfg(test)]

@@ -25,7 +25,7 @@ use pennon_evaluator::Version;
 use pennon_evaluator::wire::{FrameDecoder, MEDIA_TYPE_FRAMES};
 use tokio::sync::oneshot;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Restored};
 use crate::endpoint::{Connector, Endpoint};
 use crate::error::Error;
 use crate::flags::Shared;
@@ -49,6 +49,7 @@ pub(crate) struct Driver {
     pub(crate) link: Link,
     pub(crate) receipts: Receipts,
     pub(crate) cache: Option<Cache>,
+    pub(crate) bootstrap: Option<Restored>,
 }
 
 impl Driver {
@@ -78,15 +79,17 @@ impl Driver {
 
     /// Looks for a state to begin with.
     async fn restore(&mut self) {
-        let Some(cache) = &mut self.cache else {
-            return;
-        };
-        let (restored, ours) = (cache.load().await, cache.is_ours());
-        if let Some(restored) = restored {
-            self.tell(Event::Restored(restored));
+        if let Some(cache) = &mut self.cache {
+            let (restored, ours) = (cache.load().await, cache.is_ours());
+            if let Some(restored) = restored {
+                self.tell(Event::Restored(restored));
+            }
+            if ours {
+                self.tell(Event::Caching);
+            }
         }
-        if ours {
-            self.tell(Event::Caching);
+        if let Some(bootstrap) = self.bootstrap.take() {
+            self.tell(Event::Restored(bootstrap));
         }
     }
 

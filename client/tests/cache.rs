@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::net::{Door, Net, Requests, Stream, TokioClock, heartbeat, hello};
-use common::states::{delta_message, snapshot_message, version};
+use common::states::{delta_message, snapshot, snapshot_message, version};
 use pennon_client::{CacheFault, Client, ClientBuilder, Freshness, Source, StalePolicy, Subject};
 use pennon_evaluator::wire::Intent;
 use tokio::time::Instant;
@@ -245,4 +245,81 @@ async fn a_disk_that_fails_is_said_and_tried_again() {
     std::fs::remove_dir(&aside).unwrap();
     saved(&client, 4).await;
     assert_eq!(client.status().cache.unwrap().warning, None);
+}
+
+/// The body of `GET …/snapshot`.
+fn shown(cluster: u64, at: u64) -> Vec<u8> {
+    let shown = snapshot(cluster, at).to_json().unwrap();
+    shown.to_string().into_bytes()
+}
+
+// I5 I6
+#[tokio::test(start_paused = true)]
+async fn bootstrap_bytes_are_stale_and_used_only_when_the_cache_has_nothing_newer() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("flags");
+    cached(&file).await;
+    let (net, _requests) = Net::new();
+    net.door("n1:1", Door::Refuses);
+    let cache_bytes = std::fs::read(&file).unwrap();
+    let none = directory.path().join("none");
+    for (file, bytes, expected, source) in [
+        (&file, shown(0, 2), 4, Source::Cache),
+        (&file, shown(0, 4), 4, Source::Cache),
+        (&file, shown(0, 5), 5, Source::Bootstrap),
+        (&none, shown(0, 2), 2, Source::Bootstrap),
+        (&none, cache_bytes.clone(), 4, Source::Bootstrap),
+    ] {
+        let client = builder(&net, file)
+            .bootstrap(bytes)
+            .connect()
+            .await
+            .unwrap();
+        assert_eq!(content(&client), expected);
+        let status = client.status();
+        assert_eq!((status.source, status.age), (Some(source), None));
+        assert!(!status.is_fresh());
+        drop(client);
+        unlocked(file).await;
+    }
+    let mut damaged = cache_bytes;
+    damaged[20] ^= 1;
+    for (bytes, why) in [
+        (damaged, "damaged: its checksum"),
+        (b"{}".to_vec(), "its field \"environment\""),
+        (Vec::new(), "no JSON object"),
+    ] {
+        let refusal = builder(&net, &none).bootstrap(bytes).start().unwrap_err();
+        assert!(
+            refusal.is_settings() && refusal.to_string().contains(why),
+            "{refusal}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bootstrap_bytes_give_way_to_the_first_snapshot_of_any_cluster_but_not_an_older_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (net, mut requests) = Net::new();
+    let starting = builder(&net, &directory.path().join("none")).bootstrap(shown(0, 5));
+    let client = starting.start().unwrap();
+    let request = requests.recv().await.unwrap();
+    assert_eq!(
+        (request.since(), request.query.get("cluster")),
+        (None, None)
+    );
+    assert_eq!(content(&client), 5);
+    let stream = request.stream();
+    stream.send(&hello("B", Intent::Full, 4));
+    stream.send(&snapshot_message(1, 4));
+    stream.closed().await;
+    assert_eq!((client.version(), content(&client)), (Some(version(5)), 5));
+    let stream = requests.recv().await.unwrap().stream();
+    stream.send(&hello("B", Intent::Full, 7));
+    stream.send(&snapshot_message(1, 7));
+    client.fresh(LONG).await.unwrap();
+    assert_eq!(
+        (content(&client), client.status().source),
+        (1_000_007, Some(Source::Node))
+    );
 }
