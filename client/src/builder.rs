@@ -233,8 +233,6 @@ impl ClientBuilder {
             let why = format!("a client id has 1 to {CLIENT_ID_LEN_MAX} bytes");
             return Err(Error::settings(why));
         }
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::settings("a client is started inside a tokio runtime"))?;
         let identity = Identity {
             environment: environment.clone(),
             application: None,
@@ -242,6 +240,8 @@ impl ClientBuilder {
         let bootstrap = self.bootstrap.as_deref();
         let bootstrap = bootstrap.map(|bytes| bootstrap_of(bytes, &identity));
         let bootstrap = bootstrap.transpose()?;
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::settings("a client is started inside a tokio runtime"))?;
         let mut driver = self.driver(endpoints, identity, token, client_id, seed);
         driver.bootstrap = bootstrap;
         let shared = Arc::clone(&driver.shared);
