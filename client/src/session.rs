@@ -16,9 +16,12 @@
 //!                  Waiting ◄──────────────────┘ (next endpoint, jittered pause)
 //! ```
 //!
-//! Left out: deadlines and proofs of one stream (`stream.rs`), when a receipt is due (`receipts.rs`),
-//! connections (`transport.rs`), who reads the held state (`flags.rs`).
+//! Its parts: what messages do (`messages.rs`), deadlines and proofs of one stream (`stream.rs`), which
+//! endpoint comes next (`endpoints.rs`), when a receipt (`receipts.rs`) or a write to the disk cache
+//! (`saves.rs`) is due. Left out: connections (`transport.rs`), who reads the state (`flags.rs`).
 
+mod endpoints;
+mod messages;
 mod receipts;
 mod saves;
 mod stream;
@@ -26,13 +29,13 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pennon_evaluator::wire::{Ages, Intent, StreamMessage};
-use pennon_evaluator::{
-    AgeBound, DeltaRefused, EnvironmentKey, Freshness, Snapshot, Version, judge,
-};
+use pennon_evaluator::wire::{Ages, StreamMessage};
+use pennon_evaluator::{EnvironmentKey, Freshness, Version};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use self::endpoints::Endpoints;
+use self::messages::Trouble;
 pub(crate) use self::receipts::ReceiptId;
 use self::receipts::Receipts;
 use self::saves::Saves;
@@ -40,17 +43,15 @@ use self::stream::{Hello, Late, Stream};
 use crate::cache::Restored;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::held::{Held, Source};
+use crate::held::Held;
 use crate::status::Counters;
 
 /// The longest time to open a connection.
 const DIAL_TIME_MAX: Duration = Duration::from_secs(3);
 /// The longest pause that a node can ask for.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// The pause after a failure is random, up to this at first, doubled with each round of failures.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest such pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The longest pause before another endpoint is tried that may be tried at once.
+const MOVE_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Names one connection, so that late news of an earlier one are known for what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,14 +143,6 @@ enum Phase {
     Streaming(Stream),
 }
 
-/// Why a connection is given up.
-enum Trouble {
-    /// Go to another endpoint.
-    Leave(Error),
-    /// The same, and ask for everything: what is held or what came does not add up.
-    Full(Error),
-}
-
 /// The state machine of one client.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -157,11 +150,8 @@ pub(crate) struct Session {
     rng: StdRng,
     phase: Phase,
     held: Option<Arc<Held>>,
-    /// The endpoint that is, or will be, talked to.
-    endpoint: usize,
+    endpoints: Endpoints,
     attempts: u64,
-    /// Failures since a message last proved a state within the bound.
-    failures: u32,
     /// Whether to ask for a snapshot although a state is held.
     full_wanted: bool,
     receipts: Receipts,
@@ -176,18 +166,14 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(settings: Settings) -> Session {
         let mut rng = StdRng::seed_from_u64(settings.seed);
-        let endpoint = match settings.endpoints.len() {
-            0 | 1 => 0,
-            n => rng.random_range(0..n),
-        };
+        let endpoints = Endpoints::new(settings.endpoints.len(), &mut rng);
         Session {
             settings,
             rng,
             phase: Phase::Idle,
             held: None,
-            endpoint,
+            endpoints,
             attempts: 0,
-            failures: 0,
             full_wanted: false,
             receipts: Receipts::default(),
             saves: Saves::default(),
@@ -205,7 +191,7 @@ impl Session {
 
     /// Returns the endpoint that is, or will be, talked to.
     pub(crate) fn endpoint(&self) -> usize {
-        self.endpoint
+        self.endpoints.current()
     }
 
     /// Returns since when the stream brings messages, if it does.
@@ -233,7 +219,7 @@ impl Session {
         let phase = match &self.phase {
             Phase::Idle => None,
             Phase::Waiting { until } | Phase::Dialing { until, .. } => Some(*until),
-            Phase::Streaming(stream) => Some(stream.deadline(self.settings.endpoints.len()).0),
+            Phase::Streaming(stream) => Some(stream.deadline(self.endpoints.other_at()).0),
         };
         // Turning stale is news for those who watch the status.
         let stale = self.held.as_ref().and_then(|held| {
@@ -345,7 +331,7 @@ impl Session {
         let (receipt, version) = self.receipts.next(have, now)?;
         Some(Effect::Acknowledge {
             receipt,
-            endpoint: self.endpoint,
+            endpoint: self.endpoint(),
             version,
         })
     }
@@ -357,7 +343,7 @@ impl Session {
                 let error = Error::timed_out("connecting took too long");
                 self.leave(error, None, now)
             }
-            Phase::Streaming(stream) => match stream.deadline(self.settings.endpoints.len()) {
+            Phase::Streaming(stream) => match stream.deadline(self.endpoints.other_at()) {
                 (until, _) if now < until => Vec::new(),
                 (_, Late::Renew) => {
                     self.counters.renewals += 1;
@@ -414,8 +400,7 @@ impl Session {
         self.counters.messages += 1;
         if let StreamMessage::Goodbye { retry_ms } = message {
             self.counters.goodbyes += 1;
-            let retry = Duration::from_millis(retry_ms).min(RETRY_MAX);
-            return self.pause(retry, now);
+            return self.part(Duration::from_millis(retry_ms), now);
         }
         match self.take(message, proof, now) {
             Ok(true) => vec![Effect::Publish],
@@ -426,268 +411,6 @@ impl Session {
                 self.leave(error, None, now)
             }
         }
-    }
-
-    /// Takes a message of the current stream and says whether what is held has changed.
-    fn take(
-        &mut self,
-        message: StreamMessage,
-        proof: AgeBound,
-        now: Duration,
-    ) -> Result<bool, Trouble> {
-        let greeted = matches!(&self.phase, Phase::Streaming(Stream { hello: Some(_), .. }));
-        match (message, greeted) {
-            (message @ StreamMessage::Hello { .. }, false) => self.on_hello(message, proof, now),
-            (message @ StreamMessage::Snapshot { .. }, true) => {
-                self.on_snapshot(message, proof, now)
-            }
-            (message @ StreamMessage::Delta { .. }, true) => self.on_delta(message, proof, now),
-            (StreamMessage::Heartbeat { version }, true) => self.on_heartbeat(version, proof, now),
-            (StreamMessage::Reset { .. }, true) => {
-                self.counters.resets += 1;
-                if let Some(hello) = self.hello() {
-                    hello.full = hello.full.or(Some(now));
-                }
-                Ok(false)
-            }
-            (StreamMessage::Acknowledge { version }, true) => {
-                self.receipts.ask(version);
-                Ok(false)
-            }
-            (message, _) => Err(Trouble::Leave(Error::protocol(format!(
-                "the node sent a {} out of turn",
-                message.name()
-            )))),
-        }
-    }
-
-    fn on_hello(
-        &mut self,
-        message: StreamMessage,
-        proof: AgeBound,
-        now: Duration,
-    ) -> Result<bool, Trouble> {
-        let StreamMessage::Hello {
-            cluster_id,
-            environment,
-            intent,
-            version,
-            staleness_bound_ms,
-            heartbeat_ms,
-        } = message
-        else {
-            return Ok(false);
-        };
-        if environment != self.settings.environment {
-            return Err(Trouble::Leave(Error::protocol(format!(
-                "the node streams environment {environment}, not {}",
-                self.settings.environment
-            ))));
-        }
-        let foreign = self.is_foreign(&cluster_id);
-        let have = self.held.as_ref().map(|held| held.snapshot.version());
-        if foreign && have.is_some_and(|have| version <= have) {
-            return Err(self.foreign(&cluster_id, version)); // I6
-        }
-        let asked = matches!(&self.phase, Phase::Streaming(Stream { since: Some(_), .. }) if have.is_some());
-        if !asked && intent != Intent::Full {
-            let why = "the node says that nothing is missing, but there is no state to go on from";
-            return Err(Trouble::Leave(Error::protocol(why)));
-        }
-        // What is held may be of another cluster: a proof about this one says nothing of it (I5).
-        let foreign = foreign || !self.is_known();
-        let full = foreign || intent == Intent::Full;
-        let times = (staleness_bound_ms, heartbeat_ms);
-        let hello = Hello::new(&cluster_id, times, full, now);
-        let bound = hello.bound;
-        if let Phase::Streaming(stream) = &mut self.phase {
-            stream.hello = Some(hello);
-        }
-        self.connected_since = Some(now);
-        self.receipts.open(heartbeat_ms);
-        if foreign {
-            return Ok(false);
-        }
-        let changed = match &mut self.held {
-            Some(held) => {
-                let before = held.bound();
-                Arc::make_mut(held).set_bound(bound, self.settings.staleness_max);
-                held.bound() != before
-            }
-            None => false,
-        };
-        Ok(self.prove(version, proof, now) || changed)
-    }
-
-    fn on_snapshot(
-        &mut self,
-        message: StreamMessage,
-        proof: AgeBound,
-        now: Duration,
-    ) -> Result<bool, Trouble> {
-        let Some((cluster_id, bound)) = self.hello().map(|h| (h.cluster_id.clone(), h.bound))
-        else {
-            return Ok(false);
-        };
-        self.counters.snapshots += 1;
-        let version = match &message {
-            StreamMessage::Snapshot { version, .. } => *version,
-            _ => Version::ZERO,
-        };
-        let foreign = self.is_foreign(&cluster_id);
-        if let Some(held) = &self.held {
-            let have = held.snapshot.version();
-            if foreign && version <= have {
-                return Err(self.foreign(&cluster_id, version)); // I6
-            }
-            if version < have {
-                self.counters.refused_older += 1;
-                let why = format!("the node offers version {version}, older than {have}");
-                return Err(Trouble::Leave(Error::protocol(why))); // I6
-            }
-        }
-        let snapshot = match load(message, &self.settings.environment) {
-            Ok(Some(snapshot)) => snapshot,
-            Ok(None) => return Ok(false),
-            Err(error) => {
-                self.counters.digest_failures += 1;
-                return Err(Trouble::Full(error)); // I4
-            }
-        };
-        self.counters.clusters += u64::from(foreign);
-        let proof = match &self.held {
-            // I5: a proof about another cluster says nothing about this state.
-            Some(held) if !foreign => held.proof().fresher(proof),
-            _ => proof,
-        };
-        let max = self.settings.staleness_max;
-        self.held = Some(Arc::new(Held::new(snapshot, cluster_id, proof, bound, max)));
-        self.full_wanted = false;
-        self.saves.changed();
-        if let Some(hello) = self.hello() {
-            hello.full = None;
-        }
-        self.receipts.changed();
-        self.note_fresh(proof, now);
-        Ok(true)
-    }
-
-    fn on_delta(
-        &mut self,
-        message: StreamMessage,
-        proof: AgeBound,
-        now: Duration,
-    ) -> Result<bool, Trouble> {
-        let full = self.hello().is_none_or(|hello| hello.full.is_some());
-        let (Some(held), false) = (&mut self.held, full) else {
-            let why = "the node sent a delta where only a snapshot can follow";
-            return Err(Trouble::Leave(Error::protocol(why)));
-        };
-        self.counters.deltas += 1;
-        let wrong =
-            |error: &dyn std::fmt::Display| Error::protocol(format!("a delta is wrong: {error}"));
-        let delta = message.into_delta(&self.settings.environment);
-        let delta = match delta {
-            Ok(Some(delta)) => delta,
-            Ok(None) => return Ok(false),
-            Err(error) => return Err(Trouble::Full(wrong(&error))),
-        };
-        match held.snapshot.apply(&delta) {
-            Ok(snapshot) => {
-                let held = Arc::make_mut(held);
-                (held.snapshot, held.source) = (snapshot, Source::Node);
-            }
-            // I8: there is a gap. What is held is good; ask again from there.
-            Err(error @ (DeltaRefused::WrongBase { .. } | DeltaRefused::NotNewer { .. })) => {
-                self.counters.gaps += 1;
-                return Err(Trouble::Leave(wrong(&error)));
-            }
-            Err(error) => {
-                self.counters.digest_failures += 1;
-                return Err(Trouble::Full(wrong(&error))); // I4
-            }
-        }
-        self.receipts.changed();
-        self.saves.changed();
-        self.prove(delta.to, proof, now);
-        Ok(true)
-    }
-
-    fn on_heartbeat(
-        &mut self,
-        version: Version,
-        proof: AgeBound,
-        now: Duration,
-    ) -> Result<bool, Trouble> {
-        self.counters.heartbeats += 1;
-        let full = self.hello().is_none_or(|hello| hello.full.is_some());
-        let (Some(held), false) = (&mut self.held, full) else {
-            return Ok(false);
-        };
-        // I8: the stream is gapless, so nothing changed here up to this version.
-        let mut changed = false;
-        if version > held.snapshot.version() {
-            let held = Arc::make_mut(held);
-            held.snapshot = held.snapshot.with_version(version).map_err(|error| {
-                Trouble::Leave(Error::protocol(format!("a heartbeat is wrong: {error}")))
-            })?;
-            changed = true;
-        }
-        Ok(self.prove(version, proof, now) || changed)
-    }
-
-    /// Keeps a proof about a version of the held cluster, if what is held includes that version.
-    fn prove(&mut self, version: Version, proof: AgeBound, now: Duration) -> bool {
-        let Some(held) = &mut self.held else {
-            return false;
-        };
-        if version > held.snapshot.version() {
-            return false; // I5
-        }
-        let fresher = held.proof().fresher(proof);
-        let changed = fresher != held.proof();
-        if changed {
-            Arc::make_mut(held).set_proof(fresher);
-        }
-        self.note_fresh(proof, now);
-        changed
-    }
-
-    /// Remembers that this stream is worth having, if the proof it just brought says so.
-    fn note_fresh(&mut self, proof: AgeBound, now: Duration) {
-        let Some(hello) = stream_hello(&mut self.phase) else {
-            return;
-        };
-        if judge(proof.age_max(now), hello.bound) == Freshness::Fresh {
-            hello.fresh = now;
-            self.failures = 0;
-        }
-    }
-
-    fn foreign(&mut self, cluster_id: &str, version: Version) -> Trouble {
-        self.counters.foreign += 1;
-        let (ours, have) = match &self.held {
-            Some(held) => (
-                held.cluster_id.as_deref().unwrap_or("unknown"),
-                held.snapshot.version(),
-            ),
-            None => ("none", Version::ZERO),
-        };
-        Trouble::Leave(Error::protocol(format!(
-            "the node belongs to cluster {cluster_id} at version {version}; the state held is of \
-             cluster {ours} at version {have}, and versions never go back"
-        )))
-    }
-
-    fn is_foreign(&self, cluster_id: &str) -> bool {
-        let held = self.held.as_ref().and_then(|held| held.cluster_id.as_ref());
-        held.is_some_and(|held| **held != *cluster_id)
-    }
-
-    /// Whether it is known which cluster the state held is of; so it is while nothing is held.
-    fn is_known(&self) -> bool {
-        let held = self.held.as_ref();
-        held.is_none_or(|held| held.cluster_id.is_some())
     }
 
     fn stream(&mut self, attempt: Attempt) -> Option<&mut Stream> {
@@ -719,7 +442,7 @@ impl Session {
         };
         Effect::Connect {
             attempt,
-            endpoint: self.endpoint,
+            endpoint: self.endpoint(),
             since,
             cluster_id: held.and_then(|held| held.cluster_id.clone()),
         }
@@ -728,39 +451,35 @@ impl Session {
     /// Gives a connection up after a failure.
     fn leave(&mut self, error: Error, retry_after: Option<Duration>, now: Duration) -> Vec<Effect> {
         self.counters.failures += 1;
-        self.last_error = Some(match self.settings.endpoints.get(self.endpoint) {
+        self.last_error = Some(match self.settings.endpoints.get(self.endpoint()) {
             Some(endpoint) => error.at(endpoint),
             None => error,
         });
-        let rounds =
-            self.failures / u32::try_from(self.settings.endpoints.len().max(1)).unwrap_or(1);
-        self.failures = self.failures.saturating_add(1);
-        let longest = BACKOFF_FIRST
-            .saturating_mul(1 << rounds.min(16))
-            .min(BACKOFF_MAX);
-        let part: f64 = self.rng.random();
         let asked = retry_after.unwrap_or_default().min(RETRY_MAX);
-        self.pause(longest.mul_f64(part).max(asked), now)
+        self.endpoints.failed(asked, &mut self.rng, now);
+        self.turn(MOVE_TIME_MAX, now)
     }
 
-    /// Gives a connection up and turns to the next endpoint after a pause.
-    fn pause(&mut self, pause: Duration, now: Duration) -> Vec<Effect> {
-        self.endpoint = (self.endpoint + 1) % self.settings.endpoints.len().max(1);
+    /// Goes because the node is going, as all of its clients do now: spread over the time it names, as
+    /// far as the state stays fresh meanwhile.
+    fn part(&mut self, retry: Duration, now: Duration) -> Vec<Effect> {
+        let retry = retry.min(RETRY_MAX);
+        self.endpoints.away(retry, &mut self.rng, now);
+        let bound = self.held.as_ref().map(|held| held.bound() / 4);
+        self.turn(bound.map_or(retry, |bound| bound.min(retry)), now)
+    }
+
+    /// Closes the connection and turns to the next endpoint, after a pause of up to this time.
+    fn turn(&mut self, spread: Duration, now: Duration) -> Vec<Effect> {
+        let earliest = self.endpoints.turn(&mut self.rng, now);
+        let pause = spread.mul_f64(self.rng.random());
         self.connected_since = None;
         self.receipts.close();
         self.phase = Phase::Waiting {
-            until: now.saturating_add(pause),
+            until: earliest.max(now.saturating_add(pause)),
         };
         vec![Effect::Disconnect]
     }
-}
-
-fn load(message: StreamMessage, environment: &EnvironmentKey) -> Result<Option<Snapshot>, Error> {
-    let wrong =
-        |error: &dyn std::fmt::Display| Error::protocol(format!("a snapshot is wrong: {error}"));
-    let snapshot = message.into_snapshot(environment).map_err(|e| wrong(&e))?;
-    let loaded = snapshot.map(|snapshot| Snapshot::load(&snapshot));
-    loaded.transpose().map_err(|e| wrong(&e))
 }
 
 fn stream_hello(phase: &mut Phase) -> Option<&mut Hello> {

@@ -54,8 +54,12 @@ pub(super) struct Hello {
     pub(super) silence_max: Duration,
     /// Since when only a full snapshot can follow, if that is so.
     pub(super) full: Option<Duration>,
-    /// When a message last proved a state within the bound, or the hello came.
-    pub(super) fresh: Duration,
+    /// The best that a message of this stream has proved.
+    pub(super) proof: AgeBound,
+    /// The age of that proof from which on another node may be fresher.
+    aged: Duration,
+    /// When it came.
+    at: Duration,
 }
 
 /// What it means that a stream's deadline has passed.
@@ -67,7 +71,7 @@ pub(super) enum Late {
     Silent,
     /// Bytes came, but no whole message.
     Slow,
-    /// Messages came, but none proved the state fresh.
+    /// Messages came, but what they prove is old.
     Stale,
     /// Nothing is wrong; it has been open for long enough.
     Renew,
@@ -79,7 +83,7 @@ impl Late {
             Late::NoHello => "the node took too long to answer",
             Late::Silent => "the stream fell silent",
             Late::Slow => "a message took too long to arrive",
-            Late::Stale => "the node stays staler than the staleness bound",
+            Late::Stale => "the node cannot prove that its state is fresh",
             Late::Renew => "the stream is due for renewal",
         })
     }
@@ -114,7 +118,8 @@ impl Stream {
     }
 
     /// Returns when something is to be done about the stream if nothing happens, and what.
-    pub(super) fn deadline(&self, endpoints: usize) -> (Duration, Late) {
+    /// `other_at` is when another endpoint may be tried, if there is one.
+    pub(super) fn deadline(&self, other_at: Option<Duration>) -> (Duration, Late) {
         let Some(hello) = &self.hello else {
             return (self.started.saturating_add(HELLO_TIME_MAX), Late::NoHello);
         };
@@ -131,12 +136,14 @@ impl Stream {
             // Heartbeats are no substitute for the snapshot.
             return first.min_by_time((since.saturating_add(MESSAGE_TIME_MAX), Late::Slow));
         }
-        if endpoints < 2 {
+        let Some(other_at) = other_at else {
             return first;
-        }
-        // A node that cannot prove its state fresh is left for one that may.
-        let grace = hello.bound.max(hello.silence_max);
-        first.min_by_time((hello.fresh.saturating_add(grace), Late::Stale))
+        };
+        // A node that cannot prove its state fresh is left for one that may, in good time; but it is
+        // given that time itself, so that clients do not rush about while no node can.
+        let proved_until = hello.proof.fresh_until(hello.aged).unwrap_or_default();
+        let settled = hello.at.saturating_add(hello.aged);
+        first.min_by_time((proved_until.max(settled).max(other_at), Late::Stale))
     }
 }
 
@@ -145,15 +152,23 @@ impl Hello {
         cluster_id: &str,
         (bound_ms, heartbeat_ms): (u64, u64),
         full: bool,
+        proof: AgeBound,
         now: Duration,
     ) -> Hello {
-        let silence = Duration::from_millis(heartbeat_ms).saturating_mul(HEARTBEATS_MISSED_MAX);
+        let heartbeat = Duration::from_millis(heartbeat_ms);
+        let bound = Duration::from_millis(bound_ms);
+        let silence = heartbeat.saturating_mul(HEARTBEATS_MISSED_MAX);
         Hello {
             cluster_id: cluster_id.into(),
-            bound: Duration::from_millis(bound_ms),
+            bound,
             silence_max: silence.clamp(SILENCE_MIN, SILENCE_MAX),
             full: full.then_some(now),
-            fresh: now,
+            proof,
+            // A heartbeat that is a little late is no reason yet.
+            aged: (bound / 2)
+                .max(heartbeat.saturating_mul(2))
+                .min(SILENCE_MAX),
+            at: now,
         }
     }
 }

@@ -2,8 +2,10 @@
 //! any order of events is in `world.rs`.
 
 use super::*;
-use pennon_evaluator::Digest;
+use pennon_evaluator::wire::Intent;
+use pennon_evaluator::{Digest, Snapshot};
 
+mod endpoints;
 mod receipts;
 mod restored;
 mod world;
@@ -173,6 +175,19 @@ impl Script {
         });
     }
 
+    /// Opens the stream, if a connection is being opened; the node has nothing newer than is held, and
+    /// what it can prove has this age.
+    fn reopen(&mut self, fresh_age: u64) {
+        if matches!(self.session.phase, Phase::Waiting { .. }) {
+            self.next_connect();
+        }
+        if matches!(self.session.phase, Phase::Dialing { .. }) {
+            self.open();
+            let at = self.held().unwrap();
+            self.message_aged(hello_of("A", Intent::None, at), 0, fresh_age);
+        }
+    }
+
     /// Lets time pass, ticking whenever the session wants it.
     fn pass(&mut self, time: u64) {
         let end = self.now + time;
@@ -269,7 +284,7 @@ fn it_resumes_elsewhere_from_what_it_holds() {
     let first = s.connect.unwrap().1;
     s.fail();
     let (pause, endpoint, since) = s.next_connect();
-    assert_eq!((endpoint, since), ((first + 1) % 3, Some(5)));
+    assert!(endpoint != first && since == Some(5), "{endpoint}");
     assert!(pause <= 100, "{pause}");
     s.open();
     s.message(hello_of("A", Intent::None, 5));
@@ -528,18 +543,6 @@ fn every_step_of_connecting_has_a_deadline() {
 }
 
 #[test]
-fn goodbye_is_no_failure_and_its_pause_is_kept() {
-    let mut s = Script::holding(2, 5);
-    let first = s.connect.unwrap().1;
-    s.message(StreamMessage::Goodbye { retry_ms: 1_234 });
-    assert_eq!(s.session.counters().failures, 0);
-    assert_eq!(s.next_connect(), (1_234, 1 - first, Some(5)));
-    s.open();
-    s.message(StreamMessage::Goodbye { retry_ms: u64::MAX });
-    assert_eq!(s.next_connect().0, 60_000);
-}
-
-#[test]
 fn pauses_grow_with_each_round_are_random_and_end_with_a_fresh_proof() {
     let mut s = Script::holding(2, 5);
     let mut pauses = Vec::new();
@@ -565,7 +568,8 @@ fn pauses_grow_with_each_round_are_random_and_end_with_a_fresh_proof() {
         error,
         retry_after: Some(ms(7_000)),
     });
-    assert_eq!(s.next_connect().0, 7_000);
+    let pause = s.next_connect().0;
+    assert!((7_000..=8_750).contains(&pause), "{pause}");
 }
 
 #[test]
@@ -647,10 +651,9 @@ fn a_node_that_stays_stale_is_left_only_when_there_is_another() {
         let mut left = false;
         for n in 1..=15 {
             s.pass(999);
-            if s.connect.is_some() {
-                s.message_aged(heartbeat(5), s.now - s.opened, n * 1_000 + BOUND);
-            }
-            left |= s.error().contains("stays staler");
+            s.reopen(n * 1_000);
+            s.message_aged(heartbeat(5), s.now - s.opened, n * 1_000);
+            left |= s.error().contains("cannot prove");
         }
         assert_eq!(left, endpoints == 2, "{}", s.error());
         assert_eq!(s.session.counters().failures > 0, endpoints == 2);
