@@ -9,14 +9,14 @@
 
 mod clauses;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::Options;
 
 use crate::config::{FlagConfig, check_name};
 use crate::encoding::{STATE_LEN_MAX, positional};
 use crate::experiments;
-use crate::fault::{self, At, Fault, Faults};
+use crate::fault::{self, At, Fault, Faults, check_count};
 use crate::ids::{FlagKey, SegmentKey, Version};
 use crate::limits::Limits;
 use crate::policy::{
@@ -87,6 +87,12 @@ pub fn compile_flag(
     let variants = compile_variants(config, limits, &mut faults);
     let mut flag = FlagCompiler {
         config,
+        index: config
+            .variants
+            .keys()
+            .map(String::as_str)
+            .zip(0..)
+            .collect(),
         shared: Compiler::new(faults, &segments, refs, limits),
     };
     let root = At::ROOT;
@@ -198,35 +204,12 @@ fn compile_variants(
     limits: &Limits,
     faults: &mut Faults,
 ) -> Vec<VariantState> {
-    let root = At::ROOT;
-    let at = root.key("variants");
-    check_count(
-        config.variants.len(),
-        limits.variants_max,
-        "variants",
-        &at,
-        faults,
-    );
-    let mut variants = Vec::with_capacity(config.variants.len());
-    for (name, value) in &config.variants {
-        let value = fault::canonical(value);
-        if value.len() > limits.variant_value_len_max {
-            let (len, max) = (value.len(), limits.variant_value_len_max);
-            let message = format!("the value of a variant has at most {max} bytes, not {len}");
-            faults.push(&at.key(name), message);
-        }
-        variants.push(VariantState {
-            name: name.clone(),
-            value,
-        });
-    }
-    variants
-}
-
-fn check_count(found: usize, max: usize, what: &str, at: &At<'_>, faults: &mut Faults) {
-    if found > max {
-        faults.push(at, format!("at most {max} {what} are allowed, not {found}"));
-    }
+    let variants = config.canonical_variants(limits, faults);
+    let variants = variants.into_iter().map(|(name, value)| VariantState {
+        name: name.to_owned(),
+        value,
+    });
+    variants.collect()
 }
 
 /// Adds weights up; nothing when the sum is not from 1 to 2^31 - 1.
@@ -240,13 +223,14 @@ fn total(weights: impl Iterator<Item = u32>) -> Option<u32> {
 /// What compiling a flag needs beyond the parts it shares with a segment.
 struct FlagCompiler<'a> {
     config: &'a FlagConfig,
+    /// The places of the variants by name.
+    index: BTreeMap<&'a str, u32>,
     shared: Compiler<'a>,
 }
 
 impl FlagCompiler<'_> {
     fn index_of(&self, variant: &str) -> Option<u32> {
-        let found = self.config.variants.keys().position(|name| name == variant);
-        found.and_then(|index| u32::try_from(index).ok())
+        self.index.get(variant).copied()
     }
 
     /// Resolves a variant's name. In case of a fault the index is not used.
@@ -275,9 +259,10 @@ impl FlagCompiler<'_> {
             faults.push(&at.key("flag"), "a flag cannot be its own prerequisite");
         } else if let Some(known) = self.shared.refs.flag_variants(&one.flag) {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            let names: BTreeSet<&str> = known.iter().copied().collect();
             let variants = at.key("variants");
             let unknown = one.variants.iter().enumerate();
-            for (n, name) in unknown.filter(|(_, name)| !known.contains(&name.as_str())) {
+            for (n, name) in unknown.filter(|(_, name)| !names.contains(name.as_str())) {
                 faults.push_with(&variants.index(n), || {
                     let offer = fault::offer(name, &known);
                     format!(

@@ -1,20 +1,22 @@
-//! FlagConfig and Environment as people write them. Ground state.
+//! FlagConfig, Environment and settings as people write them. Ground state.
 //!
 //! What must hold: parsing collects every fault with its place and gives a value only when there
 //! is none; a FlagConfig that was parsed is sound in itself (its off variant exists, its values
 //! have its type). Sizes are bounded when it is compiled, because bounds belong to the cluster.
 //!
-//! Left out: everything that needs a second document (`compile.rs`), and storing: the cluster keeps
-//! the text as it was written.
+//! Left out: everything that needs a second document (`compile.rs`), what the setting `limits` says
+//! (`limits.rs`), and storing: the cluster keeps the text as it was written.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::fault::{self, At, Fault, Faults, Fields};
 use crate::ids::{EnvironmentKey, FlagKey, KEY_LEN_MAX};
+use crate::limits::Limits;
 
 /// The type that every variant of a flag has. Stored by position: append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +209,49 @@ impl FlagConfig {
         check_name(&self.salt, "a salt", &root.key("salt"), faults);
     }
 
+    /// Checks the sizes that a cluster limits.
+    ///
+    /// # Errors
+    /// Every fault found.
+    ///
+    /// ```
+    /// use pennon_evaluator::{FlagConfig, Limits};
+    /// let text = r#"{"type":"boolean","variants":{"on":true,"off":false},"off_variant":"off"}"#;
+    /// let config = FlagConfig::parse(&"new-ui".parse().unwrap(), text).unwrap();
+    /// assert!(config.check_within(&Limits::default()).is_ok());
+    ///
+    /// let one = Limits::parse(r#"{"variants": 1}"#).unwrap();
+    /// assert_eq!(config.check_within(&one).unwrap_err()[0].pointer, "/variants");
+    /// ```
+    pub fn check_within(&self, limits: &Limits) -> Result<(), Vec<Fault>> {
+        let mut faults = Faults::default();
+        self.canonical_variants(limits, &mut faults);
+        faults.finish(Some(()))
+    }
+
+    /// Returns the variants with their values as canonical JSON, and complains about sizes.
+    pub(crate) fn canonical_variants(
+        &self,
+        limits: &Limits,
+        faults: &mut Faults,
+    ) -> Vec<(&str, String)> {
+        let root = At::ROOT;
+        let at = root.key("variants");
+        let (found, max) = (self.variants.len(), limits.variants_max);
+        fault::check_count(found, max, "variants", &at, faults);
+        let mut variants = Vec::with_capacity(found);
+        for (name, value) in &self.variants {
+            let (value, max) = (fault::canonical(value), limits.variant_value_len_max);
+            if value.len() > max {
+                let len = value.len();
+                let message = format!("the value of a variant has at most {max} bytes, not {len}");
+                faults.push(&at.key(name), message);
+            }
+            variants.push((name.as_str(), value));
+        }
+        variants
+    }
+
     /// Says that there is no such variant, and which there are.
     pub(crate) fn no_variant(&self, name: &str) -> String {
         let known: Vec<&str> = self.variants.keys().map(String::as_str).collect();
@@ -292,6 +337,70 @@ impl Default for Environment {
             staleness_bound_ms: Self::STALENESS_BOUND_MS_DEFAULT,
         }
     }
+}
+
+/// Something that is set once for a whole cluster. Ground state, one object per name.
+///
+/// ```
+/// use pennon_evaluator::Setting;
+/// let limits: Setting = "limits".parse()?;
+/// assert!(limits.check(r#"{"rules": 2000}"#).is_ok());
+/// assert_eq!(limits.check(r#"{"rules": 0}"#).unwrap_err()[0].pointer, "/rules");
+///
+/// let refusal = "colours".parse::<Setting>().unwrap_err();
+/// assert_eq!(refusal.to_string(), "there is no setting \"colours\"; there is: limits");
+/// # Ok::<(), pennon_evaluator::UnknownSetting>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// How large things may be: [`Limits`].
+    Limits,
+}
+
+impl Setting {
+    /// All there are.
+    pub const ALL: [Setting; 1] = [Setting::Limits];
+
+    /// Returns its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Setting::Limits => "limits",
+        }
+    }
+
+    /// Checks a value.
+    ///
+    /// # Errors
+    /// Every fault found, each with its JSON pointer.
+    pub fn check(self, json: &str) -> Result<(), Vec<Fault>> {
+        match self {
+            Setting::Limits => Limits::parse(json).map(drop),
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Setting {
+    type Err = UnknownSetting;
+
+    fn from_str(name: &str) -> Result<Setting, UnknownSetting> {
+        let found = Setting::ALL
+            .into_iter()
+            .find(|setting| setting.as_str() == name);
+        found.ok_or_else(|| UnknownSetting { name: name.into() })
+    }
+}
+
+/// A name that no setting has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no setting {name:?}; there is: {}", Setting::ALL.map(Setting::as_str).join(", "))]
+pub struct UnknownSetting {
+    name: String,
 }
 
 /// Checks a name that people choose freely: 1 to 256 bytes without control characters.

@@ -291,6 +291,13 @@ pub(crate) fn integer(
     found
 }
 
+/// Complains when there are more than a limit allows.
+pub(crate) fn check_count(found: usize, max: usize, what: &str, at: &At<'_>, faults: &mut Faults) {
+    if found > max {
+        faults.push(at, format!("at most {max} {what} are allowed, not {found}"));
+    }
+}
+
 /// Says that something of another type is wanted.
 pub(crate) fn wrong(wanted: &str, found: &Value) -> String {
     format!("must be {wanted}, not {}", json_kind(found))

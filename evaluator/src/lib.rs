@@ -120,7 +120,7 @@ pub mod wire;
 
 pub use bucket::bucket;
 pub use compile::{NoReferences, References, compile_flag, compile_segment};
-pub use config::{Environment, FlagConfig, OnStale, ValueType};
+pub use config::{Environment, FlagConfig, OnStale, Setting, UnknownSetting, ValueType};
 pub use encoding::{DecodeError, EncodedState, STATE_FORMAT, STATE_LEN_MAX};
 pub use evaluate::{Decision, Detail, Evaluation, Reason};
 pub use experiments::clashes as experiment_clashes;
@@ -136,7 +136,7 @@ pub use ids::{
     StateKind, Version, VersionError,
 };
 pub use json::{StrictJson, json_kind};
-pub use limits::{CLOSURE_MAX, DEPTH_MAX, Limits};
+pub use limits::{CLOSURE_MAX, DEPTH_MAX, Limit, Limits};
 pub use loaded::{LoadError, Snapshot};
 pub use policy::{
     Algorithm, Clause, Experiment, LAYER_SLOTS, Layer, Op, Prerequisite, Rollout, Rule,

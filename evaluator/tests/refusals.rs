@@ -9,8 +9,8 @@ mod common;
 
 use common::{World, serving, switch, version};
 use pennon_evaluator::{
-    Environment, Fault, FlagConfig, FlagKey, Limits, SegmentPolicy, TargetingPolicy, compile_flag,
-    compile_segment,
+    Environment, EvaluationState, Fault, FlagConfig, FlagKey, Limits, SegmentPolicy,
+    TargetingPolicy, compile_flag, compile_segment,
 };
 use serde_json::{Value, json};
 
@@ -532,4 +532,29 @@ fn the_documented_limits_are_the_default() {
     assert_eq!(found, (100_000, 100, 256, 65_536));
     assert_eq!((limits.pattern_len_max, limits.patterns_max), (4_096, 100));
     assert_eq!(pennon_evaluator::DEPTH_MAX, 20);
+}
+
+#[test]
+fn what_the_greatest_limits_allow_can_be_read_back() {
+    let greatest = Limits::GREATEST;
+    let compiled = |variants: usize, limits: &Limits| {
+        let names = (0..variants).map(|n| (format!("v{n}"), Value::from(n % 2 == 0)));
+        let names: serde_json::Map<String, Value> = names.collect();
+        let config = json!({"type": "boolean", "off_variant": "v0", "variants": names});
+        let config = FlagConfig::parse(&key(), &config.to_string()).unwrap();
+        let weights = (0..greatest.weights_max)
+            .map(|n| json!({"variant": format!("v{}", n % variants), "weight": 1}));
+        let rollout = json!({"rollout": {"weights": weights.collect::<Vec<_>>()}});
+        let policy = json!({"enabled": true, "default": rollout}).to_string();
+        let (policy, at) = (TargetingPolicy::parse(&policy).unwrap(), version(1));
+        compile_flag(&config, at, &policy, at, at, &world(), limits)
+    };
+    let state = compiled(greatest.variants_max, &greatest).unwrap();
+    assert_eq!(EvaluationState::decode(&state.encode()), Ok(state));
+    let beyond = Limits {
+        variants_max: greatest.variants_max + 1,
+        ..greatest
+    };
+    let state = compiled(beyond.variants_max, &beyond).unwrap();
+    assert!(EvaluationState::decode(&state.encode()).is_err());
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use pennon_evaluator::Limits;
 use pennon_raft_store::codec;
 use pennon_raft_store::command::{Batch, Command, Item, Outcome};
 use pennon_raft_store::log::LogId;
@@ -261,7 +260,7 @@ impl Task {
     }
 
     async fn batch(&mut self, view: View) {
-        let mut draft = Draft::new(&view, Limits::default());
+        let mut draft = Draft::on(&view);
         let mut items: Vec<Item> = Vec::new();
         let mut decided: Vec<(Waiting, Outcome)> = Vec::new();
         let mut bytes = 0;

@@ -18,7 +18,12 @@ use serde_json::{Value, json};
 #[tokio::test]
 async fn every_route_answers_as_documented() {
     let (node, api) = furnished().await;
+    api.create("/v1/settings/limits", json!({"rules": 5})).await;
     for path in [
+        "/v1/settings",
+        "/v1/settings/limits",
+        "/v1/settings/limits/history",
+        "/v1/settings/limits/effective",
         "/v1/flags",
         "/v1/flags/a",
         "/v1/flags/a/history",
@@ -81,7 +86,9 @@ async fn every_route_answers_as_documented() {
             .await
             .ok();
     }
-    api.send("DELETE", "/v1/flags/a", any, None).await.ok();
+    for path in ["/v1/flags/a", "/v1/settings/limits"] {
+        api.send("DELETE", path, any, None).await.ok();
+    }
 
     let document = api.document();
     let mut documented: Vec<String> = Vec::new();

@@ -1,9 +1,9 @@
 //! What goes into the Raft log: objects, writes, change sets, batches, and their outcomes.
 //!
 //! Everything here is stored for ever by somebody, so enums only grow at the end, fields only with
-//! a new format tag (see `codec`), and a value that a person wrote stays the JSON text it was. The
-//! machine never looks inside that text: what one release can parse must not decide what another
-//! one applies (I11).
+//! a new format tag (see `codec`), and a value that a person wrote stays the JSON text it was.
+//! Applying never depends on what is inside that text: what one release can parse must not decide
+//! what another one applies (I11).
 
 use std::fmt;
 use std::str::FromStr;
@@ -49,7 +49,7 @@ impl FromStr for ClusterId {
     }
 }
 
-/// The kinds of ground state.
+/// The kinds of ground state. Stored by position: grows at the end only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// An environment: name, protection, staleness bound.
@@ -60,9 +60,20 @@ pub enum ObjectKind {
     Segment,
     /// The TargetingPolicy of a flag in one environment.
     Policy,
+    /// Something that is set once for the whole cluster, such as its limits.
+    Setting,
 }
 
 impl ObjectKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Environment,
+        Self::Flag,
+        Self::Segment,
+        Self::Policy,
+        Self::Setting,
+    ];
+
     /// The word used in paths, answers and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,6 +81,7 @@ impl ObjectKind {
             Self::Flag => "flag",
             Self::Segment => "segment",
             Self::Policy => "policy",
+            Self::Setting => "setting",
         }
     }
 
@@ -83,7 +95,7 @@ impl FromStr for ObjectKind {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Environment, Self::Flag, Self::Segment, Self::Policy]
+        Self::ALL
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or(())
@@ -135,6 +147,15 @@ impl ObjectId {
         }
     }
 
+    /// Names a setting of the cluster.
+    pub fn setting(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind: ObjectKind::Setting,
+            environment: None,
+            key: name.into(),
+        }
+    }
+
     /// The kind.
     pub fn kind(&self) -> ObjectKind {
         self.kind
@@ -165,6 +186,7 @@ impl ObjectId {
             ObjectKind::Flag => 1,
             ObjectKind::Segment => 2,
             ObjectKind::Policy => 3,
+            ObjectKind::Setting => 4,
         });
         for part in [environment, &*self.key] {
             out.extend_from_slice(&(part.len() as u16).to_be_bytes());

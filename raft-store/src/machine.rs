@@ -7,10 +7,12 @@
 //! Ground state: objects (JSON text with version, time and author), the request-id window, the
 //! leader's time, `version_base`. Derived, carried in the same entry by the leader and stored as
 //! its very bytes (I4): compiled states, their digest, who uses whom, the ring of recent changes.
+//! Derived by each machine for itself, and in no digest: the limits in force (`derived`).
 //!
 //! Cloning a `Machine` is cheap (persistent maps): the published [`View`], a snapshot being
 //! written and the Writer's draft are all clones.
 
+mod derived;
 mod records;
 
 use std::collections::BTreeSet;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet, Vector};
 use pennon_evaluator::{
-    ConfigSnapshot, Delta, Digest, EncodedState, EnvironmentKey, StateKey, Version,
+    ConfigSnapshot, Delta, Digest, EncodedState, EnvironmentKey, Limits, StateKey, Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +143,7 @@ pub struct Machine {
     window: Window,
     digest: Digest,
     flags: usize,
+    limits: Limits,
 }
 
 /// The replicated scalars of a machine, as a snapshot stores them.
@@ -179,6 +182,7 @@ impl Machine {
             window: Window::default(),
             digest: Digest::default(),
             flags: 0,
+            limits: Limits::DEFAULT,
         }
     }
 
@@ -323,6 +327,7 @@ impl Machine {
         if let Some(old) = &old {
             self.digest.remove(object_hash(id, old));
         }
+        self.derive(id, write.value.as_deref());
         if id.kind() == ObjectKind::Flag {
             self.flags =
                 self.flags + usize::from(write.value.is_some()) - usize::from(old.is_some());
@@ -634,6 +639,11 @@ impl Compiled {
     pub fn changed_at(&self) -> Version {
         self.changed_at
     }
+
+    /// Changes after this version are known; who has an earlier one starts over.
+    pub fn floor(&self) -> Version {
+        self.floor
+    }
 }
 
 fn first_id(kind: ObjectKind, environment: Option<&EnvironmentKey>, key: &str) -> ObjectId {
@@ -641,7 +651,8 @@ fn first_id(kind: ObjectKind, environment: Option<&EnvironmentKey>, key: &str) -
         (ObjectKind::Policy, Some(environment)) => ObjectId::policy(environment.clone(), key),
         (ObjectKind::Segment, Some(environment)) => ObjectId::segment(environment.clone(), key),
         (ObjectKind::Environment, _) => ObjectId::environment_object(key),
-        _ => ObjectId::flag(key),
+        (ObjectKind::Setting, _) => ObjectId::setting(key),
+        (ObjectKind::Flag | ObjectKind::Policy | ObjectKind::Segment, _) => ObjectId::flag(key),
     }
 }
 

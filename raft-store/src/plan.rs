@@ -6,6 +6,11 @@
 //! else, so `apply` never depends on what a release can parse. Whatever is refused leaves the
 //! draft as it was.
 //!
+//! Limits are those of the machine after the change set, so one that raises them may use them.
+//! They judge what people write in it. What follows from that and was written before (the policy
+//! of a flag whose FlagConfig changes, whoever uses it, a policy that is only switched on or off)
+//! is judged by [`Limits::GREATEST`], or lowering a limit would take the kill switch away.
+//!
 //! Left out: when a batch is closed, proposed and answered (the node's Writer).
 
 mod derive;
@@ -16,7 +21,7 @@ use std::sync::Arc;
 
 use pennon_evaluator::{
     DEPTH_MAX, EncodedState, Environment, EnvironmentKey, EvaluationState, Fault, Limits,
-    SegmentPolicy, StateKey, TargetingPolicy, Version, check_graph, parse_json,
+    SegmentPolicy, Setting, StateKey, TargetingPolicy, Version, check_graph, parse_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -89,7 +94,8 @@ pub struct Draft {
     machine: Machine,
     base: Version,
     version: Version,
-    limits: Limits,
+    /// Hold instead of those of the machine.
+    fixed: Option<Limits>,
     touched: BTreeSet<ObjectId>,
     bytes: usize,
     /// How much is in the batch.
@@ -97,16 +103,24 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Starts a batch on a machine, at the leader's time.
-    pub fn new(machine: &Machine, limits: Limits) -> Self {
+    /// Starts a batch on a machine.
+    pub fn on(machine: &Machine) -> Self {
         Self {
             machine: machine.clone(),
             base: machine.version(),
             version: machine.next_version(),
-            limits,
+            fixed: None,
             touched: BTreeSet::new(),
             bytes: 0,
             items: 0,
+        }
+    }
+
+    /// Starts a batch in which these limits hold, whatever the machine's setting says.
+    pub fn new(machine: &Machine, limits: Limits) -> Self {
+        Self {
+            fixed: Some(limits),
+            ..Self::on(machine)
         }
     }
 
@@ -205,9 +219,12 @@ impl Draft {
             | Refusal::InUse { object, .. } => {
                 self.touched.insert(object.clone());
             }
-            Refusal::Invalid { .. }
-            | Refusal::IdempotencyMismatch { .. }
-            | Refusal::Quota { .. } => {}
+            // Other limits might allow it.
+            Refusal::Invalid { .. } | Refusal::Quota { .. } => {
+                let limits = Setting::Limits.as_str();
+                self.touched.insert(ObjectId::setting(limits));
+            }
+            Refusal::IdempotencyMismatch { .. } => {}
         }
     }
 
@@ -221,8 +238,12 @@ impl Draft {
         for write in &decided.writes {
             next.put_object(self.version, &request.origin, write);
         }
-        check_quotas(&next, &decided.writes, &self.limits)?;
-        decided.compiled = self.compile(&next, &decided)?;
+        let limits = self.fixed.unwrap_or(*next.limits());
+        for write in &decided.writes {
+            self.check_alone(&next, &decided, write, &limits)?;
+        }
+        self.check_quotas(&next, &limits)?;
+        decided.compiled = self.compile(&next, &decided, &limits)?;
         next.put_compiled(self.version, &decided.compiled);
         self.check_references(&next, &decided)?;
         experiments::check(&self.machine, &next, &decided)?;
@@ -258,7 +279,10 @@ impl Draft {
             }
             Ask::Delete => None,
             Ask::Enable(on) => match self.switched(object, found, *on)? {
-                Some(text) => Some(text),
+                Some(text) => {
+                    decided.switched.insert(object.clone());
+                    Some(text)
+                }
                 None => {
                     let version = version.unwrap_or(self.base);
                     let unchanged = WriteResult {
@@ -309,17 +333,20 @@ impl Draft {
     }
 
     /// Compiles every state that the writes can change, against the ground state after them.
-    fn compile(&self, next: &Machine, decided: &Decided) -> Result<Vec<CompiledChange>, Refusal> {
-        for write in &decided.writes {
-            self.check_alone(next, decided, write)?;
-        }
+    fn compile(
+        &self,
+        next: &Machine,
+        decided: &Decided,
+        limits: &Limits,
+    ) -> Result<Vec<CompiledChange>, Refusal> {
         let mut changes = Vec::new();
         for (environment, key, cause) in affected(next, &decided.writes) {
             let before = self
                 .machine
                 .compiled(&environment)
                 .and_then(|here| here.state(&key));
-            let state = compile_state(next, &environment, &key, self.version, &self.limits)
+            let limits = decided.limits_of(&environment, &key, limits);
+            let state = compile_state(next, &environment, &key, self.version, &limits)
                 .map_err(|fault| self.located(decided, &cause, fault))?;
             if state.is_none() && before.is_none() {
                 continue;
@@ -337,7 +364,13 @@ impl Draft {
     }
 
     /// Checks a value that needs nothing else to be judged.
-    fn check_alone(&self, next: &Machine, decided: &Decided, write: &Write) -> Result<(), Refusal> {
+    fn check_alone(
+        &self,
+        next: &Machine,
+        decided: &Decided,
+        write: &Write,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
         let object = &write.object;
         if let (Some(environment), Some(_)) = (object.environment(), &write.value) {
             let environment = ObjectId::environment_object(environment.shared());
@@ -362,6 +395,7 @@ impl Draft {
             }
             ObjectKind::Flag => {
                 let config = parse_flag(object.key(), value).map_err(invalid)?;
+                config.check_within(limits).map_err(invalid)?;
                 let was = self
                     .machine
                     .object(object)
@@ -380,6 +414,11 @@ impl Draft {
                     None => Err(Refusal::NotFound { object: flag }),
                     Some(_) => TargetingPolicy::parse(value).map(drop).map_err(invalid),
                 }
+            }
+            ObjectKind::Setting => {
+                let setting: Setting =
+                    (object.key().parse()).map_err(|why| invalid(whole(&why)))?;
+                setting.check(value).map_err(invalid)
             }
         }
     }
@@ -407,11 +446,30 @@ impl Draft {
         }
     }
 
+    /// Nobody adds what would be too many; what is there already may change.
+    fn check_quotas(&self, next: &Machine, limits: &Limits) -> Result<(), Refusal> {
+        for (kind, what, max) in [
+            (ObjectKind::Flag, "flags", limits.flags_max),
+            (
+                ObjectKind::Environment,
+                "environments",
+                limits.environments_max,
+            ),
+        ] {
+            let count = next.count(kind);
+            if count > max && count > self.machine.count(kind) {
+                let (what, max) = (what.into(), max as u64);
+                return Err(Refusal::Quota { what, max });
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing may be left dangling and nothing may be cyclic, also between two change sets of one
     /// batch: the draft holds them all.
     fn check_references(&self, next: &Machine, decided: &Decided) -> Result<(), Refusal> {
         for write in &decided.writes {
-            let users = users_left(next, write, &self.limits);
+            let users = users_left(next, write);
             if !users.is_empty() {
                 return Err(Refusal::InUse {
                     object: write.object.clone(),
@@ -473,9 +531,27 @@ struct Decided {
     compiled: Vec<CompiledChange>,
     unchanged: Vec<WriteResult>,
     index: BTreeMap<ObjectId, u32>,
+    /// Policies that nobody wrote: they are only switched on or off.
+    switched: BTreeSet<ObjectId>,
 }
 
 impl Decided {
+    /// The limits for compiling a state: they bound its policy when that is written here. A
+    /// FlagConfig that is written was held against them before (`check_alone`).
+    fn limits_of(&self, environment: &EnvironmentKey, key: &StateKey, limits: &Limits) -> Limits {
+        let written = object_of(environment, key).is_some_and(|policy| {
+            self.index.contains_key(&policy) && !self.switched.contains(&policy)
+        });
+        match written {
+            true => Limits {
+                variants_max: Limits::GREATEST.variants_max,
+                variant_value_len_max: Limits::GREATEST.variant_value_len_max,
+                ..*limits
+            },
+            false => Limits::GREATEST,
+        }
+    }
+
     fn bytes(&self) -> usize {
         bytes_of(&self.writes, &self.compiled)
     }
@@ -521,27 +597,6 @@ fn check_shape(request: &ChangeRequest) -> Result<(), Refusal> {
             return Err(Refusal::Invalid {
                 write: at as u32,
                 faults: vec![fault],
-            });
-        }
-    }
-    Ok(())
-}
-
-fn check_quotas(next: &Machine, writes: &[Write], limits: &Limits) -> Result<(), Refusal> {
-    let flags = (ObjectKind::Flag, "flags", limits.flags_max);
-    let environments = (
-        ObjectKind::Environment,
-        "environments",
-        limits.environments_max,
-    );
-    for (kind, what, max) in [flags, environments] {
-        let adds = writes
-            .iter()
-            .any(|write| write.object.kind() == kind && write.value.is_some());
-        if adds && next.count(kind) > max {
-            return Err(Refusal::Quota {
-                what: what.into(),
-                max: max as u64,
             });
         }
     }

@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, Method};
-use pennon_client::admin::{Collection, Resource};
+use pennon_client::admin::Collection;
+use pennon_evaluator::Setting;
 use serde_json::{Value, json};
 
 use super::connection::Asking;
 use super::failure::{Exit, Failure};
+use super::place::{Place, SETTINGS};
 use super::terminal::{Cell, Paint, cut};
 use super::write::encoded;
 
@@ -55,11 +57,11 @@ async fn read_pages(
 /// Prints a list: as the node answered it, all pages together, or as a table.
 async fn list(
     asking: &Asking,
-    collection: &Collection,
+    path: &str,
     header: &[&str],
     row: impl Fn(&Value, &str) -> Vec<Cell>,
 ) -> Result<(), Failure> {
-    let (items, version) = read_list(asking, &collection.path()).await?;
+    let (items, version) = read_list(asking, path).await?;
     if !asking.terminal.is_table() {
         return asking
             .terminal
@@ -74,7 +76,8 @@ async fn list(
     )
 }
 
-fn print_rows(
+/// Prints a table.
+pub(crate) fn print_rows(
     asking: &Asking,
     header: &[&str],
     rows: impl Iterator<Item = Vec<Cell>>,
@@ -93,7 +96,7 @@ fn print_rows(
 pub(crate) async fn list_flags(asking: &Asking, env: Option<&str>) -> Result<(), Failure> {
     let Some(env) = env else {
         let header = ["FLAG", "TYPE", "VERSION", "DESCRIPTION"];
-        return list(asking, &Collection::Flags, &header, |item, key| {
+        return list(asking, &Collection::Flags.path(), &header, |item, key| {
             vec![key.into(), kind(item), number(item), description(item)]
         })
         .await;
@@ -135,7 +138,7 @@ pub(crate) async fn list_policies(asking: &Asking, env: &str) -> Result<(), Fail
     };
     list(
         asking,
-        &collection,
+        &collection.path(),
         &["FLAG", "STATE", "VERSION", "UPDATED", "SERVES"],
         |item, key| {
             let policy = Some(&item["value"]);
@@ -164,7 +167,7 @@ pub(crate) async fn list_segments(asking: &Asking, env: &str) -> Result<(), Fail
     };
     list(
         asking,
-        &collection,
+        &collection.path(),
         &[
             "SEGMENT", "INCLUDED", "EXCLUDED", "RULES", "VERSION", "UPDATED",
         ],
@@ -188,7 +191,7 @@ pub(crate) async fn list_segments(asking: &Asking, env: &str) -> Result<(), Fail
 pub(crate) async fn list_environments(asking: &Asking) -> Result<(), Failure> {
     list(
         asking,
-        &Collection::Environments,
+        &Collection::Environments.path(),
         &["ENVIRONMENT", "NAME", "PROTECTED", "VERSION", "UPDATED"],
         |item, key| {
             let protected = match item["value"]["protected"].as_bool() {
@@ -208,10 +211,34 @@ pub(crate) async fn list_environments(asking: &Asking) -> Result<(), Failure> {
     .await
 }
 
+/// Lists the settings; those that nobody stored too.
+pub(crate) async fn list_settings(asking: &Asking) -> Result<(), Failure> {
+    let (items, version) = read_list(asking, SETTINGS).await?;
+    if !asking.terminal.is_table() {
+        return asking
+            .terminal
+            .value(&json!({"items": items, "version": version}));
+    }
+    let stored = items.iter().map(|item| {
+        let key = item["key"].as_str().unwrap_or_default();
+        let value = cut(&item["value"].to_string(), TEXT_CHARS_MAX);
+        vec![key.into(), number(item), updated(item), value.into()]
+    });
+    let unset = Setting::ALL
+        .into_iter()
+        .filter(|setting| !items.iter().any(|item| item["key"] == setting.as_str()));
+    let unset = unset.map(|setting| {
+        let dim = |text: &str| Cell::painted(text, Paint::Dim);
+        let see = format!("defaults; see pennon setting get {setting}");
+        vec![setting.as_str().into(), dim("-"), dim("-"), dim(&see)]
+    });
+    let header = ["SETTING", "VERSION", "UPDATED", "VALUE"];
+    print_rows(asking, &header, stored.chain(unset))
+}
+
 /// Shows the history of one object, from the newest.
-pub(crate) async fn history(asking: &Asking, resource: &Resource) -> Result<(), Failure> {
-    let (items, version) =
-        read_pages(asking, &format!("{}/history", resource.path()), "before").await?;
+pub(crate) async fn history(asking: &Asking, place: &Place) -> Result<(), Failure> {
+    let (items, version) = read_pages(asking, &format!("{}/history", place.path), "before").await?;
     if !asking.terminal.is_table() {
         return asking
             .terminal

@@ -15,7 +15,9 @@ mod failure;
 mod hints;
 mod lists;
 mod objects;
+mod place;
 mod serve;
+mod setting;
 mod signals;
 mod terminal;
 mod trace;
@@ -79,6 +81,9 @@ enum Command {
     /// Environments
     #[command(subcommand)]
     Env(objects::EnvCommand),
+    /// Settings of the cluster, such as its limits
+    #[command(subcommand)]
+    Setting(setting::SettingCommand),
     /// Make several changes at once, all or nothing
     Change(write::ChangeCommand),
     /// Evaluate a flag for a subject
@@ -152,6 +157,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Policy(command) => objects::policy(command, connection.asking()?).await,
         Command::Segment(command) => objects::segment(command, connection.asking()?).await,
         Command::Env(command) => objects::environment(command, connection.asking()?).await,
+        Command::Setting(command) => setting::run(command, connection.asking()?).await,
         Command::Change(command) => write::change(command, connection.asking()?).await,
         Command::Eval(command) => evaluate::run(command, connection.asking()?).await,
         Command::Explain(command) => explain::run(command, connection.asking()?).await,

@@ -3,17 +3,17 @@
 //! What must hold: what is printed with `-o json` is what the node answered, so that a script sees
 //! the documented shapes; a table is for people and may change.
 //!
-//! Left out: lists (`lists.rs`), and how an object is written (`write.rs`).
+//! Left out: lists (`lists.rs`), how an object is written (`write.rs`), and settings (`setting.rs`).
 
 use clap::{Args, Subcommand};
 use http::{HeaderMap, Method};
 use pennon_client::ValueType;
-use pennon_client::admin::Resource;
 use serde_json::{Map, Value, json};
 
 use super::connection::Asking;
 use super::failure::Failure;
 use super::lists::{history, list_environments, list_flags, list_policies, list_segments};
+use super::place::Place;
 use super::terminal::{Paint, pretty, shown};
 use super::values::split;
 use super::write::{self, DeleteCommand, PutCommand, ReasonArgs};
@@ -85,7 +85,7 @@ pub(crate) enum EnvCommand {
 #[derive(Args, Debug)]
 pub(crate) struct KeyArgs {
     /// Key of the object
-    key: String,
+    pub(crate) key: String,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -164,7 +164,7 @@ pub(crate) struct CreateCommand {
 
 /// `pennon flag`.
 pub(crate) async fn flag(command: FlagCommand, asking: Asking) -> Result<(), Failure> {
-    let of = |key: &str| Resource::flag(key);
+    let of = |key: &str| Place::flag(key);
     match command {
         FlagCommand::List { env } => list_flags(&asking, env.as_deref()).await,
         FlagCommand::Get(args) => get(&asking, &of(&args.key)).await,
@@ -202,7 +202,7 @@ pub(crate) async fn flag(command: FlagCommand, asking: Asking) -> Result<(), Fai
 
 /// `pennon policy`.
 pub(crate) async fn policy(command: PolicyCommand, asking: Asking) -> Result<(), Failure> {
-    let of = |env: &str, key: &str| Resource::policy(env, key);
+    let of = |env: &str, key: &str| Place::policy(env, key);
     match command {
         PolicyCommand::List(args) => list_policies(&asking, &args.env).await,
         PolicyCommand::Get(args) => get(&asking, &of(&args.scope.env, &args.key)).await,
@@ -224,7 +224,7 @@ pub(crate) async fn policy(command: PolicyCommand, asking: Asking) -> Result<(),
 
 /// `pennon segment`.
 pub(crate) async fn segment(command: SegmentCommand, asking: Asking) -> Result<(), Failure> {
-    let of = |env: &str, key: &str| Resource::segment(env, key);
+    let of = |env: &str, key: &str| Place::segment(env, key);
     match command {
         SegmentCommand::List(args) => list_segments(&asking, &args.env).await,
         SegmentCommand::Get(args) => get(&asking, &of(&args.scope.env, &args.key)).await,
@@ -246,7 +246,7 @@ pub(crate) async fn segment(command: SegmentCommand, asking: Asking) -> Result<(
 
 /// `pennon env`.
 pub(crate) async fn environment(command: EnvCommand, asking: Asking) -> Result<(), Failure> {
-    let of = |key: &str| Resource::environment(key);
+    let of = |key: &str| Place::environment(key);
     match command {
         EnvCommand::List => list_environments(&asking).await,
         EnvCommand::Get(args) => get(&asking, &of(&args.key)).await,
@@ -271,7 +271,8 @@ pub(crate) async fn environment(command: EnvCommand, asking: Asking) -> Result<(
     }
 }
 
-fn retry(command: &str, key: &str, env: Option<&str>) -> String {
+/// The command that is offered after a conflict, as far as the key.
+pub(crate) fn retry(command: &str, key: &str, env: Option<&str>) -> String {
     let env = env.map_or_else(String::new, |env| format!(" --env {env}"));
     format!("pennon {command} {key}{env}")
 }
@@ -334,15 +335,21 @@ impl CreateCommand {
 }
 
 /// Shows one object.
-async fn get(asking: &Asking, resource: &Resource) -> Result<(), Failure> {
+async fn get(asking: &Asking, place: &Place) -> Result<(), Failure> {
     let answer = asking
         .admin
-        .request(Method::GET, &resource.path(), HeaderMap::new(), None)
+        .request(Method::GET, &place.path, HeaderMap::new(), None)
         .await?;
     let object = answer.body();
     if !asking.terminal.is_table() {
         return asking.terminal.value(object);
     }
+    heading(asking, object)?;
+    asking.terminal.line(shown(&pretty(&object["value"])))
+}
+
+/// Prints which version of an object this is, and whose.
+pub(crate) fn heading(asking: &Asking, object: &Value) -> Result<(), Failure> {
     let text = |name: &str| object[name].as_str().map(shown).unwrap_or_default();
     let head = format!(
         "{}  version {}",
@@ -357,8 +364,7 @@ async fn get(asking: &Asking, resource: &Resource) -> Result<(), Failure> {
     asking.terminal.line(format!(
         "{head}{}",
         asking.terminal.paint(since, Paint::Dim)
-    ))?;
-    asking.terminal.line(shown(&pretty(&object["value"])))
+    ))
 }
 
 #[cfg(test)]

@@ -12,12 +12,13 @@ use clap::Args;
 use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pennon_client::Version;
-use pennon_client::admin::{Answer, Resource};
+use pennon_client::admin::Answer;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::connection::Asking;
 use super::failure::{Exit, Failure};
+use super::place::Place;
 use super::terminal::{Paint, shown};
 use super::values::{InputArgs, read_file};
 
@@ -81,8 +82,8 @@ pub(crate) struct ReasonArgs {
 The file is a JSON list:
   [{\"op\":\"put\", \"kind\":\"flag\", \"key\":\"a\", \"value\":{…}, \"expected_version\":0},
    {\"op\":\"delete\", \"kind\":\"policy\", \"environment\":\"production\", \"key\":\"b\"}]
-Kinds: flag, environment, policy, segment. expected_version: 0 when it must not exist, left out
-when anything will do. Either all of it happens, at one version, or nothing.")]
+Kinds: flag, environment, policy, segment, setting. expected_version: 0 when it must not exist,
+left out when anything will do. Either all of it happens, at one version, or nothing.")]
 pub(crate) struct ChangeCommand {
     /// File that holds the change set as JSON; - for stdin
     #[arg(short, long, value_name = "FILE")]
@@ -107,7 +108,7 @@ impl PutCommand {
     pub(crate) async fn run(
         &self,
         asking: &Asking,
-        resource: Resource,
+        place: Place,
         retry: &str,
     ) -> Result<(), Failure> {
         let value = self.input.read()?;
@@ -118,9 +119,9 @@ impl PutCommand {
                 if_version: Some(version),
                 ..
             } => Precondition::At(*version),
-            _ => current(asking, &resource).await?,
+            _ => current(asking, &place).await?,
         };
-        put(asking, &resource, &value, precondition, &self.why)
+        put(asking, &place, &value, precondition, &self.why)
             .await
             .map_err(|failure| again(failure, retry, "put"))
     }
@@ -131,18 +132,18 @@ impl DeleteCommand {
     pub(crate) async fn run(
         &self,
         asking: &Asking,
-        resource: Resource,
+        place: Place,
         retry: &str,
     ) -> Result<(), Failure> {
         let precondition = match (self.force, self.if_version) {
             (true, _) => Precondition::Anything,
             (false, Some(version)) => Precondition::At(version),
-            (false, None) => Precondition::At(asking.admin.get(&resource).await?.version),
+            (false, None) => Precondition::At(version_of(asking, &place).await?),
         };
-        let path = self.why.onto(resource.path());
+        let path = self.why.onto(place.path.clone());
         let answer = send(asking, Method::DELETE, path, Some(&precondition), None).await;
         let answer = answer.map_err(|failure| again(failure, retry, "delete"))?;
-        report(asking, resource.key(), &answer, |versions| match versions {
+        report(asking, &place.key, &answer, |versions| match versions {
             (Some(previous), new) => format!("deleted, version {previous} -> gone at {new}"),
             (None, new) => format!("was not there, at version {new}"),
         })
@@ -152,66 +153,67 @@ impl DeleteCommand {
 /// Creates an object that must not exist.
 pub(crate) async fn create(
     asking: &Asking,
-    resource: &Resource,
+    place: &Place,
     value: &Value,
     why: &ReasonArgs,
 ) -> Result<(), Failure> {
-    put(asking, resource, value, Precondition::Absent, why).await
+    put(asking, place, value, Precondition::Absent, why).await
 }
 
 async fn put(
     asking: &Asking,
-    resource: &Resource,
+    place: &Place,
     value: &Value,
     precondition: Precondition,
     why: &ReasonArgs,
 ) -> Result<(), Failure> {
     let answer = match precondition {
         // A PUT always has a precondition; a change set need not.
-        Precondition::Anything => post(asking, &json!([change_of(resource, value)]), why).await,
+        Precondition::Anything => post(asking, &json!([change_of(place, value)]), why).await,
         precondition => {
             send(
                 asking,
                 Method::PUT,
-                why.onto(resource.path()),
+                why.onto(place.path.clone()),
                 Some(&precondition),
                 Some(value),
             )
             .await
         }
     }?;
-    report(asking, resource.key(), &answer, |versions| match versions {
+    report(asking, &place.key, &answer, |versions| match versions {
         (Some(previous), new) if previous == new => format!("is so already, version {new}"),
         (Some(previous), new) => format!("version {previous} -> {new}"),
         (None, new) => format!("created at version {new}"),
     })
 }
 
-fn change_of(resource: &Resource, value: &Value) -> Value {
-    let mut change = match resource {
-        Resource::Flag { flag } => json!({"kind": "flag", "key": flag}),
-        Resource::Environment { environment } => json!({"kind": "environment", "key": environment}),
-        Resource::Policy { environment, flag } => {
-            json!({"kind": "policy", "environment": environment, "key": flag})
-        }
-        Resource::Segment {
-            environment,
-            segment,
-        } => {
-            json!({"kind": "segment", "environment": environment, "key": segment})
-        }
-    };
-    change["op"] = json!("put");
-    change["value"] = value.clone();
+fn change_of(place: &Place, value: &Value) -> Value {
+    let mut change = json!({"op": "put", "kind": place.kind, "key": place.key, "value": value});
+    if let Some(environment) = &place.environment {
+        change["environment"] = json!(environment);
+    }
     change
 }
 
-async fn current(asking: &Asking, resource: &Resource) -> Result<Precondition, Failure> {
-    match asking.admin.get(resource).await {
-        Ok(object) => Ok(Precondition::At(object.version)),
-        Err(error) if error.is_not_found() => Ok(Precondition::Absent),
-        Err(error) => Err(error.into()),
+async fn current(asking: &Asking, place: &Place) -> Result<Precondition, Failure> {
+    match version_of(asking, place).await {
+        Ok(version) => Ok(Precondition::At(version)),
+        Err(failure) if failure.exit() == Exit::NotFound => Ok(Precondition::Absent),
+        Err(failure) => Err(failure),
     }
+}
+
+async fn version_of(asking: &Asking, place: &Place) -> Result<Version, Failure> {
+    let answer = asking
+        .admin
+        .request(Method::GET, &place.path, HeaderMap::new(), None)
+        .await?;
+    let version = answer.body()["version"].as_u64().and_then(Version::new);
+    version.ok_or_else(|| {
+        let message = format!("the answer about {} has no version", place.key);
+        Failure::new(Exit::Failure, message)
+    })
 }
 
 /// Switches a flag on or off in an environment.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use pennon_evaluator::{EnvironmentKey, Fault, FlagKey, SegmentKey, Version};
+use pennon_evaluator::{EnvironmentKey, Fault, Version};
 use pennon_raft_store::command::{Expected, ObjectId, ObjectKind, WriteResult};
 use pennon_raft_store::plan::{Ask, AskedWrite};
 use serde_json::{Map, Value, json};
@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::answer::Answer;
 use super::call::Call;
 use super::json;
+use super::objects;
 use super::problem::{Problem, named};
 use super::write;
 use pennon_evaluator::json_kind;
@@ -183,11 +184,10 @@ impl Item {
         let kind = self.string("kind").and_then(|word| {
             let kind = word.parse::<ObjectKind>().ok();
             if kind.is_none() {
+                let known = ObjectKind::ALL.map(ObjectKind::as_str).join(", ");
                 self.fault(
                     "kind",
-                    format!(
-                        "there is no kind {word:?}; allowed are flag, environment, policy, segment"
-                    ),
+                    format!("there is no kind {word:?}; allowed are {known}"),
                 );
             }
             kind
@@ -210,22 +210,8 @@ impl Item {
             (false, false) => None,
         };
         let key = key?;
-        let object = match (kind, environment) {
-            (ObjectKind::Flag, _) => FlagKey::try_from(key).map(|key| ObjectId::flag(key.shared())),
-            (ObjectKind::Environment, _) => {
-                EnvironmentKey::try_from(key).map(|key| ObjectId::environment_object(key.shared()))
-            }
-            (ObjectKind::Policy, Some(environment)) => {
-                FlagKey::try_from(key).map(|key| ObjectId::policy(environment, key.shared()))
-            }
-            (ObjectKind::Segment, Some(environment)) => {
-                SegmentKey::try_from(key).map(|key| ObjectId::segment(environment, key.shared()))
-            }
-            (ObjectKind::Policy | ObjectKind::Segment, None) => return None,
-        };
-        object
-            .map_err(|why| self.fault("key", why.to_string()))
-            .ok()
+        let object = objects::id_of(kind, environment, key)?;
+        object.map_err(|why| self.fault("key", why)).ok()
     }
 
     fn ask(&mut self) -> Option<Ask> {

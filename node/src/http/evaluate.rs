@@ -6,10 +6,14 @@
 //! all the same and says `STALE`. Explaining is under the same rules and gives the same decision;
 //! unlike an evaluation it shows rules, so it needs the permission to read them.
 //!
+//! How large a subject may be is a limit of the cluster; the node's own view of it counts.
+//!
 //! A flag that is unknown is no error: the answer is `FLAG_NOT_FOUND`, so that a caller falls back
 //! to its own default; `detail` says what is missing.
 
-use pennon_evaluator::{Fault, FlagKey, Freshness, Reason, Snapshot, Subject, json_kind, judge};
+use pennon_evaluator::{
+    Fault, FlagKey, Freshness, Limits, Reason, Snapshot, Subject, json_kind, judge,
+};
 use pennon_raft_store::command::ObjectId;
 use pennon_raft_store::machine::View;
 use serde_json::{Map, Value, json};
@@ -74,7 +78,9 @@ async fn decided(
     call: Call,
     decide: impl FnOnce(Asked<'_>) -> Value + Send + 'static,
 ) -> Result<Answer, Problem> {
-    let subject = subject(json::parse(&call.body)?).map_err(|faults| Problem::faults(&faults))?;
+    let limits = *call.core()?.view().limits();
+    let subject =
+        subject(json::parse(&call.body)?, &limits).map_err(|faults| Problem::faults(&faults))?;
     let read = read::environment(&call, Consistency::Bounded, None).await?;
     let (decided, freshness) = (read.decided, freshness(&call, &read)?);
     let core = call.core()?.clone();
@@ -130,7 +136,7 @@ fn freshness(call: &Call, read: &EnvironmentRead) -> Result<Freshness, Problem> 
 }
 
 /// Reads `{subject_key, attributes?}`.
-fn subject(body: Value) -> Result<Subject, Vec<Fault>> {
+fn subject(body: Value, limits: &Limits) -> Result<Subject, Vec<Fault>> {
     let Value::Object(mut fields) = body else {
         return Err(vec![Fault::new(
             "",
@@ -176,7 +182,7 @@ fn subject(body: Value) -> Result<Subject, Vec<Fault>> {
             format!("there is no field {name:?}; known are subject_key and attributes"),
         ));
     }
-    match Subject::from_json(key, &attributes) {
+    match Subject::from_json_within(key, &attributes, limits) {
         Ok(subject) if faults.is_empty() => Ok(subject),
         Ok(_) => Err(faults),
         Err(of_attributes) => {
@@ -204,6 +210,10 @@ fn why_not_found(view: &View, snapshot: &Snapshot, flag: &FlagKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn subject(body: Value) -> Result<Subject, Vec<Fault>> {
+        super::subject(body, &Limits::default())
+    }
 
     #[test]
     fn a_subject_is_read_or_refused_with_every_fault() {

@@ -28,6 +28,7 @@ mod routes;
 mod schemas;
 mod segments;
 pub mod serve;
+mod settings;
 mod snapshots;
 mod states;
 mod stream;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::StatusCode;
-use pennon_evaluator::EnvironmentKey;
+use pennon_evaluator::{EnvironmentKey, FlagKey, SegmentKey, Setting};
 use pennon_raft_store::command::{Change, ObjectId, ObjectKind};
 use pennon_raft_store::machine::{Object, View};
 use pennon_raft_store::plan::Ask;
@@ -20,6 +20,35 @@ use super::json;
 use super::problem::Problem;
 use super::read::{self, Consistency};
 use super::write;
+
+/// Names an object by what somebody wrote, or says what is wrong with the key. `None` when the
+/// kind needs an environment and there is none.
+pub(crate) fn id_of(
+    kind: ObjectKind,
+    environment: Option<EnvironmentKey>,
+    key: String,
+) -> Option<Result<ObjectId, String>> {
+    let flag = |key| FlagKey::try_from(key).map(|key| key.shared());
+    let object = match kind {
+        ObjectKind::Flag => flag(key).map(ObjectId::flag),
+        ObjectKind::Environment => {
+            EnvironmentKey::try_from(key).map(|key| ObjectId::environment_object(key.shared()))
+        }
+        ObjectKind::Policy => {
+            let environment = environment?;
+            flag(key).map(|key| ObjectId::policy(environment, key))
+        }
+        ObjectKind::Segment => {
+            let environment = environment?;
+            SegmentKey::try_from(key).map(|key| ObjectId::segment(environment, key.shared()))
+        }
+        ObjectKind::Setting => {
+            let setting = key.parse::<Setting>().map_err(|why| why.to_string());
+            return Some(setting.map(|setting| ObjectId::setting(setting.as_str())));
+        }
+    };
+    Some(object.map_err(|why| why.to_string()))
+}
 
 /// Lists the objects of a kind.
 pub(crate) async fn list(call: &Call, kind: ObjectKind) -> Result<Answer, Problem> {

@@ -15,11 +15,12 @@ use super::problem::{Problem, Slug};
 use super::route::{Conditions, Gives, Param, ParamKind, Permission, Route, Verb, template_names};
 use super::routes::ROUTES;
 use super::{schemas, write};
+use pennon_evaluator::Setting;
 use pennon_evaluator::wire::{MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES};
 
 const ABOUT: &str = "Feature flags that need no database, and prove what every process sees.\n\n\
     Any node takes any request; writes and linearizable reads go through the leader. Ground state (flags, environments, \
-    policies, segments) and states are read linearizably unless ?consistency= says otherwise; snapshots and evaluations \
+    policies, segments, settings) and states are read linearizably unless ?consistency= says otherwise; snapshots and evaluations \
     are bounded: by this node alone, within the staleness bound.\n\n\
     Keys are percent-encoded in paths (`/` as %2F). Unknown query parameters are refused. Every answer, errors included, \
     carries Pennon-Version, Pennon-Staleness-Ms and Pennon-Node. HEAD works wherever GET does; OPTIONS answers with Allow.\n\n\
@@ -193,6 +194,7 @@ fn path_parameter(name: &str) -> Value {
     let schema = match name {
         "version" => json!({ "$ref": "#/components/schemas/Version" }),
         "slug" => json!({ "type": "string" }),
+        "setting" => json!({ "enum": Setting::ALL.map(Setting::as_str) }),
         _ => reference("Key"),
     };
     json!({ "name": name, "in": "path", "required": true, "schema": schema })

@@ -12,7 +12,7 @@ use super::problem::Slug;
 use super::route::{Body, Conditions, Gives, Handler, Param, ParamKind, Permission, Route, Verb};
 use super::{
     changes, cluster, dispatch, environments, evaluate, flags, health, openapi, policies, segments,
-    snapshots, states, stream, write,
+    settings, snapshots, states, stream, write,
 };
 
 const MIB: usize = 1 << 20;
@@ -181,6 +181,15 @@ const SEGMENT: Kind = Kind {
     list: "SegmentList",
     write: Permission::Write { scoped: true },
     value_len_max: 16 * MIB,
+};
+
+const SETTING: Kind = Kind {
+    tag: "settings",
+    value: "Setting",
+    object: "SettingObject",
+    list: "SettingList",
+    write: Permission::Write { scoped: false },
+    value_len_max: 64 << 10,
 };
 
 const fn list(kind: &Kind, path: &'static str, operation: &'static str, handler: Handler) -> Route {
@@ -502,6 +511,41 @@ pub(crate) static ROUTES: &[Route] = &[
         "segmentHistory",
         |call| Box::pin(segments::history(call)),
     ),
+    list(&SETTING, "/v1/settings", "listSettings", |call| {
+        Box::pin(settings::list(call))
+    }),
+    get(&SETTING, "/v1/settings/{setting}", "getSetting", |call| {
+        Box::pin(settings::get(call))
+    }),
+    put(&SETTING, "/v1/settings/{setting}", "putSetting", |call| {
+        Box::pin(settings::put(call))
+    }),
+    delete(
+        &SETTING,
+        "/v1/settings/{setting}",
+        "deleteSetting",
+        |call| Box::pin(settings::delete(call)),
+    ),
+    history(
+        &SETTING,
+        "/v1/settings/{setting}/history",
+        "settingHistory",
+        |call| Box::pin(settings::history(call)),
+    ),
+    Route {
+        summary: "What is in force, field by field, stored or not; its default, and how far it goes.",
+        conditions: Conditions::Nothing,
+        gives: Gives::Json {
+            schema: "EffectiveSetting",
+            etag: false,
+        },
+        ..get(
+            &SETTING,
+            "/v1/settings/{setting}/effective",
+            "effectiveSetting",
+            |call| Box::pin(settings::effective(call)),
+        )
+    },
     switch(
         "/v1/environments/{environment}/flags/{flag}:enable",
         "enableFlag",

@@ -3,7 +3,8 @@
 //! What must hold: a field is listed as `required` exactly when every answer has it; tests hold
 //! real answers against that.
 
-use pennon_evaluator::{LAYER_SLOTS, Op, WEIGHT_SUM_MAX};
+use pennon_evaluator::{LAYER_SLOTS, Limits, Op, WEIGHT_SUM_MAX};
+use pennon_raft_store::command::ObjectKind;
 use serde_json::{Map, Value, json};
 
 use super::problem::Slug;
@@ -16,6 +17,7 @@ pub(crate) fn all() -> Value {
     for part in [
         basics(),
         ground_state(),
+        settings(),
         clauses(),
         objects(),
         writes(),
@@ -113,6 +115,37 @@ fn ground_state() -> Value {
     })
 }
 
+fn settings() -> Value {
+    let (mut limits, mut all_limits) = (Map::new(), Map::new());
+    for limit in Limits::default().list() {
+        let about = format!("At most so many {}.", limit.about);
+        let bounds = json!({
+            "type": "integer", "minimum": 1, "maximum": limit.greatest, "default": limit.default, "description": about,
+        });
+        limits.insert(format!("{}?", limit.name), bounds);
+        all_limits.insert(limit.name.to_owned(), json!({ "type": "integer" }));
+    }
+    let limits = object(
+        "The setting limits: how large things may be. What is left out has its default. A limit holds for what is written \
+            from then on; what is stored stays and is served.",
+        Value::Object(limits),
+    );
+    let all_limits = object("Every limit.", Value::Object(all_limits));
+    json!({
+        "Setting": { "description": "The value of a setting, by its name.", "anyOf": [to("Limits")] },
+        "Limits": limits,
+        "AllLimits": all_limits,
+        "EffectiveSetting": object("What a setting comes to.", json!({
+            "key": to("Key"),
+            "version": to("Version"),
+            "effective": to("AllLimits"),
+            "default": { "$ref": "#/components/schemas/AllLimits", "description": "Without the setting." },
+            "greatest": { "$ref": "#/components/schemas/AllLimits", "description": "How far it goes; the least is 1." },
+            "stored?": to("SettingObject"),
+        })),
+    })
+}
+
 fn clauses() -> Value {
     let text = json!({ "type": "string" });
     let values = json!({ "anyOf": [text, { "type": "number" }, { "type": "boolean" }] });
@@ -197,6 +230,7 @@ fn objects() -> Value {
         ("Environment", "Environment"),
         ("Policy", "TargetingPolicy"),
         ("Segment", "SegmentPolicy"),
+        ("Setting", "Setting"),
     ] {
         let one = object(
             "An object with its value as it was written.",
@@ -242,7 +276,7 @@ fn objects() -> Value {
 }
 
 fn writes() -> Value {
-    let kind = json!({ "enum": ["flag", "environment", "policy", "segment"] });
+    let kind = json!({ "enum": ObjectKind::ALL.map(ObjectKind::as_str) });
     json!({
         "Written": object("What a write did to one object.", json!({
             "key": to("Key"),
@@ -337,8 +371,9 @@ fn evaluations() -> Value {
         "EvaluationRequest": object("Whom to decide for.", json!({
             "subject_key": { "type": "string" },
             "attributes?": {
-                "type": "object", "maxProperties": 256,
-                "description": "Strings, numbers, booleans, or lists of these.",
+                "type": "object", "maxProperties": Limits::GREATEST.attributes_max,
+                "description": "Strings, numbers, booleans, or lists of these. How many there can be and how many bytes \
+                    they have is in the setting limits.",
             },
         })),
         "Evaluation": object("What a flag evaluates to.", evaluation),

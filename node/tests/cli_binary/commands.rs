@@ -70,6 +70,41 @@ fn objects_are_created_listed_replaced_and_deleted() {
 }
 
 #[test]
+fn limits_are_shown_whether_set_or_not() {
+    let node = Single::with_flag();
+    node.run("setting list").exits(0).prints("defaults");
+    node.run("setting get limits")
+        .exits(0)
+        .prints("not set: the defaults hold")
+        .prints("variant_value_bytes")
+        .prints("rules of a policy or segment");
+    let put = |more: &str, value: &str| {
+        node.run_with(&format!("setting put limits {more} --value"), &[value])
+    };
+    put("", r#"{"rules":0}"#).exits(1).complains("/rules");
+    put("", r#"{"rules":7}"#).exits(0).prints("created");
+    put("--create", "{}").exits(4);
+    put("", r#"{"rules":8}"#).exits(0).prints(" -> ");
+    put("--force", r#"{"rules":9}"#).exits(0);
+    let got = node.run("setting get limits -o json").exits(0).json();
+    assert_eq!(
+        (&got["effective"]["rules"], &got["default"]["rules"]),
+        (&json!(9), &json!(1_000))
+    );
+    assert_eq!(got["stored"]["value"], json!({"rules": 9}));
+    node.run("setting get limits").exits(0).prints("version");
+    node.run("setting list").exits(0).prints(r#"{"rules":9}"#);
+    node.run("setting history limits")
+        .exits(0)
+        .prints(r#"{"rules":8}"#);
+    node.run("setting delete limits").exits(0).prints("deleted");
+    node.run("setting get limits").exits(0).prints("not set");
+    node.run("setting get limts")
+        .exits(3)
+        .complains("there is: limits");
+}
+
+#[test]
 fn a_write_that_expects_something_else_is_a_conflict_with_the_way_out() {
     let node = Single::with_flag();
     let version = node.run("env get prod -o json").json()["version"]

@@ -52,14 +52,15 @@ pub(super) fn affected(
 }
 
 /// Compiles one state from the ground state of a machine, at the version `changed_at`. `None` when
-/// there is nothing to compile. Used by the leader, and by every node to check itself (I4).
+/// there is nothing to compile. Used by every node to check itself (I4). Whatever the limits are
+/// now, what was accepted under others is compiled: no setting goes beyond [`Limits::GREATEST`].
 pub fn compile_one(
     machine: &Machine,
     environment: &EnvironmentKey,
     key: &StateKey,
     changed_at: Version,
 ) -> Result<Option<EvaluationState>, String> {
-    compile_state(machine, environment, key, changed_at, &Limits::default()).map_err(
+    compile_state(machine, environment, key, changed_at, &Limits::GREATEST).map_err(
         |StateFault::In(object, faults)| {
             let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
             format!("{object}: {}", faults.join("; "))
@@ -145,7 +146,7 @@ impl References for GroundReferences<'_> {
 }
 
 /// Who still refers to what this write takes away.
-pub(super) fn users_left(next: &Machine, write: &Write, limits: &Limits) -> Vec<String> {
+pub(super) fn users_left(next: &Machine, write: &Write) -> Vec<String> {
     let object = &write.object;
     let deleted = write.value.is_none();
     match (object.kind(), object.environment()) {
@@ -167,11 +168,11 @@ pub(super) fn users_left(next: &Machine, write: &Write, limits: &Limits) -> Vec<
                 if deleted && next.object(&policy).is_some() {
                     users.push(policy.to_string());
                 }
-                users.extend(broken_users(next, environment, object, deleted, limits));
+                users.extend(broken_users(next, environment, object, deleted));
             }
             users
         }
-        (_, Some(environment)) if deleted => broken_users(next, environment, object, true, limits),
+        (_, Some(environment)) if deleted => broken_users(next, environment, object, true),
         _ => Vec::new(),
     }
 }
@@ -182,7 +183,6 @@ fn broken_users(
     environment: &EnvironmentKey,
     object: &ObjectId,
     deleted: bool,
-    limits: &Limits,
 ) -> Vec<String> {
     let Some(key) = state_key(object) else {
         return Vec::new();
@@ -191,7 +191,8 @@ fn broken_users(
         if deleted {
             return Some(name_of(environment, user));
         }
-        match compile_state(next, environment, user, next.version(), limits) {
+        // The user is not what is written, so no limit that came after it speaks against it.
+        match compile_state(next, environment, user, next.version(), &Limits::GREATEST) {
             Ok(_) => None,
             Err(StateFault::In(object, faults)) => {
                 let why = faults.first().map(ToString::to_string).unwrap_or_default();
@@ -204,7 +205,7 @@ fn broken_users(
 
 fn state_key(object: &ObjectId) -> Option<StateKey> {
     match object.kind() {
-        ObjectKind::Environment => None,
+        ObjectKind::Environment | ObjectKind::Setting => None,
         ObjectKind::Flag | ObjectKind::Policy => StateKey::new(StateKind::Flag, object.key()).ok(),
         ObjectKind::Segment => StateKey::new(StateKind::Segment, object.key()).ok(),
     }

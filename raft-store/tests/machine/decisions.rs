@@ -1,7 +1,7 @@
 //! What is asked, what is answered, and what must not change.
 
 use bytes::Bytes;
-use pennon_evaluator::{Limits, Version};
+use pennon_evaluator::Version;
 use pennon_raft_store::command::{
     Batch, ClusterId, Command, Expected, Item, Origin, Outcome, Refusal, RequestId, Verdict, Write,
 };
@@ -115,7 +115,7 @@ fn a_refusal_is_true_at_the_version_it_names() {
     let lost = vec![if_at(put(flag("f"), FLAG), Expected::Absent)];
     let win = vec![if_at(put(flag("f"), FLAG), Expected::At(base))];
     // Nothing is in the batch yet: the refusal is about the base, and others may go on.
-    let mut draft = Draft::new(&cluster.machine, Limits::default());
+    let mut draft = Draft::on(&cluster.machine);
     let Planned::Answered(refused) = draft.plan(&request(lost.clone())) else {
         panic!()
     };
@@ -126,7 +126,7 @@ fn a_refusal_is_true_at_the_version_it_names() {
     ));
     // Something is in it: the refusal is about the batch, which then leaves the object alone.
     for lost in [request(lost.clone()), named("lost", 1, lost)] {
-        let mut draft = Draft::new(&cluster.machine, Limits::default());
+        let mut draft = Draft::on(&cluster.machine);
         let _ = draft.plan(&request(vec![put(flag("other"), FLAG)]));
         let refused = match draft.plan(&lost) {
             Planned::Answered(outcome) | Planned::Batched(_, outcome) => outcome,
@@ -136,7 +136,7 @@ fn a_refusal_is_true_at_the_version_it_names() {
         assert_eq!(draft.plan(&request(win.clone())), Planned::Later);
     }
     // What a refusal found missing is not made in the same breath.
-    let mut draft = Draft::new(&cluster.machine, Limits::default());
+    let mut draft = Draft::on(&cluster.machine);
     let _ = draft.plan(&request(vec![put(flag("other"), FLAG)]));
     assert!(matches!(
         draft.plan(&request(vec![put(policy("ghost"), POLICY)])),
@@ -185,7 +185,7 @@ fn the_leader_answers_without_an_entry_what_needs_none() {
     let mut cluster = Cluster::with_flag();
     let create = vec![if_at(put(flag("once"), FLAG), Expected::Absent)];
     let first = cluster.batch(&[named("r1", 1, create.clone())]).remove(0);
-    let mut draft = Draft::new(&cluster.machine, Limits::default());
+    let mut draft = Draft::on(&cluster.machine);
     assert_eq!(
         draft.plan(&named("r1", 1, create.clone())),
         Planned::Answered(first)

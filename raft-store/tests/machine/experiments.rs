@@ -1,6 +1,6 @@
 //! Experiments of several flags: what of them may stand side by side, and what they refer to.
 
-use pennon_evaluator::{Limits, Snapshot, StateKey, StateKind, Subject};
+use pennon_evaluator::{Snapshot, StateKey, StateKind, Subject};
 use pennon_raft_store::command::{
     Batch, Command, CompiledChange, Item, ObjectId, Origin, Outcome, Refusal, Verdict,
 };
@@ -112,7 +112,7 @@ fn a_clash_is_still_there_at_the_version_that_its_refusal_names() {
         request(vec![claims("b", 0, 1)]),
         named("lost", 1, vec![claims("b", 0, 1)]),
     ] {
-        let mut draft = Draft::new(&cluster.machine, Limits::default());
+        let mut draft = Draft::on(&cluster.machine);
         assert!(matches!(
             draft.plan(&request(vec![put(policy("other"), POLICY)])),
             Planned::Batched(..)
@@ -248,7 +248,7 @@ fn force(cluster: &mut Cluster, write: AskedWrite) {
         put(env("e"), "{}"),
         put(ObjectId::flag(write.object.key_arc()), FLAG),
     ]);
-    let mut draft = Draft::new(&alone.machine, Limits::default());
+    let mut draft = Draft::on(&alone.machine);
     let Planned::Batched(item, _) = draft.plan(&request(vec![write])) else {
         panic!()
     };

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pennon_evaluator::{LAYER_SLOTS, Limits, StateKey, StateKind};
+use pennon_evaluator::{LAYER_SLOTS, StateKey, StateKind};
 use pennon_raft_store::command::{Batch, ClusterId, Command, ObjectKind, Outcome, Refusal};
 use pennon_raft_store::log::LogId;
 use pennon_raft_store::machine::{Answer, Entry, Machine};
@@ -319,7 +319,7 @@ fn check_machines(one: &Machine, other: &Machine) {
 /// Plans change sets as one batch and holds every decision against the slow reading.
 fn batch(cluster: &mut Cluster, steps: &[Vec<Step>], n: &mut usize) -> (usize, usize) {
     let mut now = Ground::of(&cluster.machine);
-    let mut draft = Draft::new(&cluster.machine, Limits::default());
+    let mut draft = Draft::on(&cluster.machine);
     let (mut items, mut predicted, mut clashes) = (Vec::new(), Vec::new(), 0);
     for steps in steps {
         *n += 1;

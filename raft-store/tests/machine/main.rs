@@ -13,5 +13,6 @@ mod experiments_property;
 mod hostile;
 mod property;
 mod scripts;
+mod settings;
 mod support;
 mod vectors;

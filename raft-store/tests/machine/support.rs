@@ -1,7 +1,7 @@
 //! A leader and its log in the small, and short words for requests.
 
 use bytes::Bytes;
-use pennon_evaluator::{EnvironmentKey, Limits, Version};
+use pennon_evaluator::{EnvironmentKey, Version};
 use pennon_raft_store::codec;
 use pennon_raft_store::command::{
     Batch, ClusterId, Command, Expected, ObjectId, Origin, Outcome, Refusal, RequestId,
@@ -41,7 +41,7 @@ impl Cluster {
 
     /// Plans requests as one batch, applies it, and checks that it went as predicted.
     pub(crate) fn batch(&mut self, requests: &[ChangeRequest]) -> Vec<Outcome> {
-        let mut draft = Draft::new(&self.machine, Limits::default());
+        let mut draft = Draft::on(&self.machine);
         let (mut items, mut predicted, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match draft.plan(request) {
@@ -129,6 +129,10 @@ pub(crate) fn policy(key: &str) -> ObjectId {
 
 pub(crate) fn segment(key: &str) -> ObjectId {
     ObjectId::segment(e(), key)
+}
+
+pub(crate) fn setting(name: &str) -> ObjectId {
+    ObjectId::setting(name)
 }
 
 pub(crate) fn put(object: ObjectId, json: &str) -> AskedWrite {

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use pennon_evaluator::{Fault, StateKey, StateKind, Version};
 use pennon_raft_store::codec;
 use pennon_raft_store::command::{
-    Batch, Change, Command, CompiledChange, Expected, Item, Origin, Outcome, Refusal, RequestId,
-    Verdict, Write, WriteResult,
+    Batch, Change, Command, CompiledChange, Expected, Item, ObjectId, Origin, Outcome, Refusal,
+    RequestId, Verdict, Write, WriteResult,
 };
 use pennon_raft_store::machine::{COMMAND_FORMAT, Object, SnapshotRecord};
 use pennon_raft_store::window::Remembered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::support::{e, env, flag, policy, segment};
+use crate::support::{e, env, flag, policy, segment, setting};
 
 fn v(number: u64) -> Version {
     Version::new(number).unwrap()
@@ -148,6 +148,23 @@ fn names() -> (CompiledChange, SnapshotRecord) {
     (change, SnapshotRecord::State(e(), key, bytes, uses))
 }
 
+/// Objects of a kind that came later.
+fn later(object: ObjectId) -> (Write, SnapshotRecord, Vec<u8>) {
+    let write = Write {
+        object: object.clone(),
+        value: Some("{}".into()),
+        expected: Expected::Any,
+    };
+    let stored = Object {
+        version: v(2),
+        updated_ms: 3,
+        updated_by: "ana".into(),
+        value: "{}".into(),
+    };
+    let history_key = object.history_key();
+    (write, SnapshotRecord::Object(object, stored), history_key)
+}
+
 fn change() -> Change {
     Change {
         object: flag("f"),
@@ -182,4 +199,5 @@ fn stored_bytes_are_frozen() {
     frozen("snapshot-records-1.hex", &records());
     frozen("change-1.hex", &change());
     frozen("names-1.hex", &names());
+    frozen("settings-1.hex", &later(setting("limits")));
 }
