@@ -1,4 +1,5 @@
-//! A network of one node, which answers every first request with given bytes and then hangs up.
+//! A network of one node, which answers the first request with given bytes and then hangs up, and
+//! takes receipts.
 //! Nobody waits for real time: the clock of the runtime jumps.
 
 use std::io;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pennon_client::{Clock, Connecting, Connector, Endpoint, Io};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,13 +41,16 @@ impl Clock for Jumping {
     }
 }
 
-/// Hands out one connection that works.
+const RECEIVED: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+
+/// Answers one request, and receipts.
 #[derive(Clone)]
 pub(crate) struct Node {
     bytes: Arc<Vec<u8>>,
     piece: usize,
-    connections: Arc<AtomicUsize>,
-    /// Told when somebody comes for a second connection: the first one is over.
+    /// Requests that were no receipts.
+    asked: Arc<AtomicUsize>,
+    /// Told when there is a second one: the first answer is over.
     again: Arc<Notify>,
 }
 
@@ -56,40 +60,50 @@ impl Node {
         Node {
             bytes: Arc::new(bytes),
             piece: piece.max(1),
-            connections: Arc::default(),
+            asked: Arc::default(),
             again: Arc::default(),
         }
     }
 
-    /// Waits until the first connection is over and another one is asked for.
+    /// Waits until the first answer is over and another one is asked for.
     pub(crate) async fn left(&self) {
         self.again.notified().await;
     }
 
     async fn open(self) -> io::Result<Box<dyn Io>> {
-        if self.connections.fetch_add(1, Ordering::Relaxed) > 0 {
+        let (client, server) = tokio::io::duplex(64 << 10);
+        tokio::spawn(self.serve(server));
+        Ok(Box::new(client))
+    }
+
+    async fn serve(self, mut server: DuplexStream) -> io::Result<()> {
+        let mut request = Vec::new();
+        while !holds(&request, b"\r\n\r\n") {
+            if server.read_buf(&mut request).await? == 0 {
+                return Ok(());
+            }
+        }
+        // The client says what it has applied, whenever it likes.
+        if holds(&request, b"/receipts HTTP/1.1\r\n") {
+            server.write_all(RECEIVED).await?;
+        } else if self.asked.fetch_add(1, Ordering::Relaxed) > 0 {
             self.again.notify_one();
             return std::future::pending().await;
-        }
-        let (client, mut server) = tokio::io::duplex(64 << 10);
-        tokio::spawn(async move {
-            let mut request = Vec::new();
-            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                if server.read_buf(&mut request).await? == 0 {
-                    return Ok(());
-                }
-            }
+        } else {
             for piece in self.bytes.chunks(self.piece) {
                 server.write_all(piece).await?;
                 tokio::task::yield_now().await;
             }
-            server.shutdown().await?;
-            // What is still written is read, until the other side hangs up too.
-            while server.read_buf(&mut request).await? > 0 {}
-            Ok::<(), io::Error>(())
-        });
-        Ok(Box::new(client))
+        }
+        server.shutdown().await?;
+        // What is still written is read, until the other side hangs up too.
+        while server.read_buf(&mut request).await? > 0 {}
+        Ok(())
     }
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|at| at == part)
 }
 
 impl Connector for Node {

@@ -46,6 +46,17 @@ async fn follow(node: Node, seen: &mut Seen) {
         "nothing held"
     });
     let counters = status.counters;
+    for (count, what) in [
+        (counters.snapshots, "snapshot"),
+        (counters.deltas, "delta"),
+        (counters.goodbyes, "goodbye"),
+        (counters.receipts, "receipt"),
+        (counters.renewals, "renewal"),
+    ] {
+        if count > 0 {
+            seen.note(what);
+        }
+    }
     assert!(!client.is_ready() || counters.snapshots > 0);
     assert!(counters.failures + counters.goodbyes + counters.renewals > 0);
     for subject in subjects() {

@@ -24,6 +24,7 @@ pub(crate) const ANSWERS: &[&str] = &[
     "snapshot",
     "delta",
     "heartbeat",
+    "acknowledge",
     "goodbye",
     "reset",
     "incomplete",

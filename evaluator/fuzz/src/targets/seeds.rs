@@ -369,6 +369,9 @@ fn messages() -> Vec<StreamMessage> {
         StreamMessage::Heartbeat {
             version: version(9),
         },
+        StreamMessage::Acknowledge {
+            version: version(7),
+        },
         StreamMessage::Goodbye { retry_ms: 250 },
         StreamMessage::Reset {
             reason: "too far behind\r\n".to_owned(),
@@ -395,20 +398,29 @@ pub(crate) fn frame(message: &StreamMessage) -> Vec<u8> {
     [&frame.header(ages)[..], frame.body()].concat()
 }
 
-/// A hello and what a stream brings then: for a delta first what it applies to.
+/// A hello and what a stream brings then: unless that is a snapshot, first what it is about.
 pub(crate) fn stream() -> Vec<Vec<u8>> {
     let messages = messages();
     let (hello, rest) = messages.split_first().unwrap();
     let base = StreamMessage::snapshot(&base().0);
     let follows = |message: &StreamMessage| {
         let before = match message {
-            StreamMessage::Delta { .. } => [frame(hello), frame(&base)].concat(),
-            _ => frame(hello),
+            StreamMessage::Snapshot { .. } => frame(hello),
+            _ => [frame(hello), frame(&base)].concat(),
         };
         [before, frame(message)].concat()
     };
-    let streams = rest.iter().map(follows);
-    streams.filter(|stream| stream.len() < 4_096).collect()
+    let mut streams: Vec<Vec<u8>> = rest.iter().map(follows).collect();
+    // One after the other, in one stream.
+    let all: Vec<Vec<u8>> = messages.iter().map(frame).collect();
+    let starts_over = [&all[3..5], &all[..1], &[frame(&base)], &all[1..4]].concat();
+    streams.push(
+        [&all[..1], &[frame(&base)], &all[1..3], &starts_over]
+            .concat()
+            .concat(),
+    );
+    streams.retain(|stream| stream.len() < 4_096);
+    streams
 }
 
 pub(crate) fn streams() -> Vec<Vec<u8>> {
