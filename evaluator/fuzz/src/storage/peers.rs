@@ -19,6 +19,7 @@ use pennon_raft_store::raft::{
     Blocking, BoxFuture, CallError, Member, PeerTransport, Raft, RaftOptions, RaftParts, Rpc,
 };
 use pennon_raft_store::snapshot_file::SnapshotStore;
+use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 
 use super::commands::{commands, sealed};
@@ -107,34 +108,81 @@ pub(crate) fn peer(input: &[u8], seen: &mut Seen) {
     });
 }
 
-/// Messages in the shape that openraft gives them, as far as a tuple can show it.
+/// What an entry holds, in the shape that openraft gives it.
+#[derive(Clone, Serialize)]
+enum Payload {
+    Blank,
+    Normal(Bytes),
+    /// The voters of each of its configurations, and where all members are.
+    Membership((Vec<Vec<u64>>, Vec<(u64, Member)>)),
+}
+
+/// Messages in the shape that openraft gives them, as far as a tuple can show it. Each is read.
 pub(crate) fn messages() -> Vec<Vec<u8>> {
     let envelope = (CLUSTER, 2_u64, NODE);
-    let vote = ((3_u64, Some(2_u64)), true);
-    let log_id = (2_u64, 7_u64);
-    let entries: Vec<((u64, u64), u32, Bytes)> = commands()
-        .into_iter()
-        .map(|command| (log_id, 1, command))
-        .collect();
-    let blank = (1_u64, log_id, 0_u32);
-    let member = (1_u64, Member::default());
-    let members = (1_u64, log_id, 2_u32, vec![vec![1_u64]], vec![member]);
-    let wrapped = |kind: u8, message: Bytes| [&[kind, 1][..], &message].concat();
-    let append = (envelope, (vote, Some(log_id), &entries, Some(log_id)));
-    let heartbeat = (envelope, (vote, Some(log_id), 0_u64, Some(log_id)));
-    let blank = (envelope, (vote, Some(log_id), blank, Some(log_id)));
-    let members = (envelope, (vote, Some(log_id), members, Some(log_id)));
-    let ask = (envelope, (vote, Some(log_id), true));
-    let transfer = (envelope, (vote, 1_u64, Some(log_id)));
-    let chunk = (envelope, (vote, 9_u64, 0_u64, &commands()[0], true));
-    vec![
-        wrapped(0, codec::encode(FORMAT, &append).unwrap()),
-        wrapped(0, codec::encode(FORMAT, &heartbeat).unwrap()),
-        wrapped(0, codec::encode(FORMAT, &blank).unwrap()),
-        wrapped(0, codec::encode(FORMAT, &members).unwrap()),
-        wrapped(1, codec::encode(FORMAT, &ask).unwrap()),
-        wrapped(2, codec::encode(FORMAT, &ask).unwrap()),
-        wrapped(3, codec::encode(FORMAT, &transfer).unwrap()),
-        wrapped(4, codec::encode(FORMAT, &chunk).unwrap()),
+    let log_id = |index: u64| Some((2_u64, index));
+    let member = |id: u64| (id, Member::default());
+    let commands = commands();
+    let blank = Payload::Blank;
+    let members = Payload::Membership((vec![vec![1]], vec![member(1)]));
+    // Two configurations at once, and a learner.
+    let joint = vec![vec![1, 2], vec![2, 3]];
+    let joint = Payload::Membership((joint, (1..=4).map(member).collect()));
+    let normal: Vec<Payload> = commands.iter().cloned().map(Payload::Normal).collect();
+    let all = [
+        &[blank.clone(), members.clone(), joint.clone()],
+        &normal[..],
     ]
+    .concat();
+    let mut messages = Vec::new();
+    let mut add = |kind: u8, message: Result<Bytes, codec::Unreadable>| {
+        messages.push([&[kind, 1][..], &message.unwrap()].concat());
+    };
+    for committed in [true, false] {
+        let vote = ((3_u64, Some(2_u64)), committed);
+        for entries in [
+            vec![],
+            vec![blank.clone()],
+            vec![members.clone()],
+            vec![joint.clone()],
+            normal.clone(),
+            all.clone(),
+        ] {
+            let entries: Vec<_> = (7_u64..)
+                .map(log_id)
+                .map(Option::unwrap)
+                .zip(entries)
+                .collect();
+            let append = (vote, log_id(6), entries, log_id(5));
+            add(0, codec::encode(FORMAT, &(envelope, append)));
+        }
+        let nothing: Option<(u64, u64)> = None;
+        let first = (
+            vote,
+            nothing,
+            [((2_u64, 1_u64), blank.clone())].to_vec(),
+            nothing,
+        );
+        add(0, codec::encode(FORMAT, &(envelope, first)));
+        for last in [log_id(7), None] {
+            add(1, codec::encode(FORMAT, &(envelope, (vote, last, false))));
+            add(
+                2,
+                codec::encode(FORMAT, &(envelope, (vote, last, committed))),
+            );
+            add(3, codec::encode(FORMAT, &(envelope, (vote, NODE, last))));
+        }
+        let chunk = (vote, 9_u64, 0_u64, &commands[0], committed);
+        add(4, codec::encode(FORMAT, &(envelope, chunk)));
+    }
+    for message in &messages {
+        let mut seen = Seen::default();
+        peer(message, &mut seen);
+        assert!(
+            seen.0.contains_key("read"),
+            "a seed of kind {} is not read",
+            message[0]
+        );
+    }
+    messages
 }
