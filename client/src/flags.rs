@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::builder::ClientBuilder;
 use crate::cache::CacheStatus;
+use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::current::Current;
 use crate::endpoint::Endpoint;
@@ -34,8 +35,8 @@ pub(crate) struct Shared {
     current: Current,
     /// The version held, whatever it came by; none before the first snapshot.
     version: watch::Sender<Option<Version>>,
-    /// The version at which a state last changed.
-    changed: watch::Sender<Option<Version>>,
+    /// The state as it was when its content last changed.
+    changed: watch::Sender<Option<Arc<Held>>>,
     reports: watch::Sender<Report>,
 }
 
@@ -68,7 +69,7 @@ impl Shared {
         });
         let digest = |held: &Arc<Held>| (held.snapshot.digest(), held.cluster_id.clone());
         if before.as_ref().map(digest) != held.map(digest) {
-            self.changed.send_replace(version);
+            self.changed.send_replace(held.cloned());
         }
     }
 
@@ -334,12 +335,10 @@ impl Client {
         }
     }
 
-    /// Watches for changes of flags and segments. Versions at which nothing changed in the
-    /// environment are not reported.
+    /// Watches for changes of flags, from what is held now on. Versions at which nothing changed in
+    /// the environment are not reported.
     pub fn changes(&self) -> Changes {
-        Changes {
-            versions: self.shared.changed.subscribe(),
-        }
+        Changes::new(self.shared.changed.subscribe())
     }
 }
 
@@ -422,24 +421,5 @@ impl fmt::Debug for Pinned {
         f.debug_struct("Pinned")
             .field("version", &self.version())
             .finish_non_exhaustive()
-    }
-}
-
-/// Waits for flags or segments to change.
-#[derive(Clone, Debug)]
-pub struct Changes {
-    versions: watch::Receiver<Option<Version>>,
-}
-
-impl Changes {
-    /// Waits for the next change and returns the newest version; changes in between are skipped.
-    /// `None` once the client is gone.
-    pub async fn next(&mut self) -> Option<Version> {
-        loop {
-            self.versions.changed().await.ok()?;
-            if let Some(version) = *self.versions.borrow_and_update() {
-                return Some(version);
-            }
-        }
     }
 }

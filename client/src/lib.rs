@@ -38,6 +38,7 @@
 pub mod admin;
 mod builder;
 mod cache;
+mod changes;
 mod clock;
 mod current;
 mod endpoint;
@@ -57,14 +58,15 @@ mod transport;
 
 pub use builder::{CONNECT_DEADLINE_DEFAULT, ClientBuilder};
 pub use cache::{CacheFault, CacheStatus, CacheWarning};
+pub use changes::{Change, Changes};
 pub use clock::{BootClock, CLOCK_ERROR_MAX, Clock};
 pub use endpoint::{Connecting, Connector, ENDPOINTS_MAX, Endpoint, Io, TcpConnector};
 pub use error::{Error, Problem};
 pub use evaluation::{Evaluation, Page, Reason, StalePolicy};
-pub use flags::{Changes, Client, Pinned};
+pub use flags::{Client, Pinned};
 pub use held::Source;
 pub use pennon_evaluator::{
-    Attribute, Detail, Freshness, Reason as DecidedReason, Scalar, Subject, ValueRef, ValueType,
-    Version,
+    Attribute, Detail, FlagKey, Freshness, Reason as DecidedReason, Scalar, Subject, ValueRef,
+    ValueType, Version,
 };
 pub use status::{Counters, Status, StatusWatch};

@@ -81,7 +81,9 @@ async fn flags_are_decided_on_what_the_stream_brings() {
     let stream = request.stream();
     stream.send(&hello("A", Intent::Full, 4));
     stream.send(&snapshot_message(0, 4));
-    assert_eq!(changes.next().await, Some(version(4)));
+    let change = changes.next().await.unwrap();
+    assert_eq!(change.version(), version(4));
+    assert!(change.affects("at") && change.affects("dark") && !change.affects("odd"));
     assert_eq!(
         (content(&client), client.is_enabled("dark", &user())),
         (4, false)
@@ -128,7 +130,8 @@ async fn a_heartbeat_ends_waiting_and_is_no_change() {
     client.wait_for(version(8), LONG).await.unwrap();
     assert_eq!(client.version(), Some(version(9)));
     stream.send(&delta_message(0, 9, 10));
-    assert_eq!(changes.next().await, Some(version(10)), "9 was none");
+    let change = changes.next().await.unwrap();
+    assert_eq!(change.version(), version(10), "9 was none");
 
     let late = client
         .wait_for(version(99), Duration::from_millis(50))
@@ -138,6 +141,33 @@ async fn a_heartbeat_ends_waiting_and_is_no_change() {
         late.is_timeout() && late.to_string().contains("10 is held"),
         "{late}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_changes_late_gets_them_as_one_and_misses_none() {
+    let (net, mut requests) = Net::new();
+    let client = builder(&net, &["n1:1"]).start().unwrap();
+    let mut early = client.changes();
+    let stream = serve(&mut requests, 4).await;
+    client.ready(LONG).await.unwrap();
+    let mut changes = client.changes();
+    for (from, to) in [(4, 5), (5, 7), (7, 8)] {
+        stream.send(&delta_message(0, from, to));
+    }
+    client.wait_for(version(8), LONG).await.unwrap();
+    let change = changes.next().await.unwrap();
+    assert_eq!(change.version(), version(8));
+    let flags: Vec<&str> = change.flags().iter().map(|flag| flag.as_str()).collect();
+    assert_eq!(flags, ["at", "dark"], "odd came and went");
+    assert_eq!(early.next().await.unwrap().version(), version(8));
+    // From another node and whole, but the same content: nothing changed.
+    stream.cut();
+    let stream = serve(&mut requests, 9).await;
+    client.wait_for(version(9), LONG).await.unwrap();
+    stream.send(&delta_message(0, 9, 11));
+    let change = changes.next().await.unwrap();
+    assert_eq!(change.version(), version(11));
+    assert!(change.affects("odd"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -374,7 +404,7 @@ async fn the_last_clone_takes_the_stream_with_it() {
     let clone = client.clone();
     drop(client);
     stream.send(&delta_message(0, 4, 5));
-    assert_eq!(changes.next().await, Some(version(5)));
+    assert_eq!(changes.next().await.unwrap().version(), version(5));
     drop(clone);
     stream.closed().await;
     assert_eq!(changes.next().await, None);
