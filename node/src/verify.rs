@@ -1,13 +1,15 @@
 //! Every node checks itself (I4): what the leader compiled and this node serves must be, byte for
-//! byte, what this node gets when it compiles the ground state itself. What changed is checked
-//! shortly after it changed, everything once after the start. A difference is said loudly: in the
-//! log, in the cluster's verdict, and by a readiness that stays red.
+//! byte, what this node gets when it compiles the ground state itself; and so must the list of what
+//! a state uses, which the leader sends beside the bytes and by which overlaps of experiments are
+//! found. What changed is checked shortly after it changed, everything once after the start. A
+//! difference is said loudly: in the log, in the cluster's verdict, and by a readiness that stays
+//! red.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pennon_evaluator::{EncodedState, EnvironmentKey, StateKey, Version};
-use pennon_raft_store::machine::{Machine, Since, View};
+use pennon_evaluator::{EnvironmentKey, StateKey, Version};
+use pennon_raft_store::machine::{CompiledState, Machine, Since, View};
 use pennon_raft_store::plan::compile_one;
 use pennon_raft_store::raft::{Blocking, Raft};
 use tokio::sync::watch;
@@ -63,15 +65,17 @@ fn check(
         let since = checked
             .get(environment)
             .map_or(Since::Full, |version| view.since(environment, *version));
+        let here = view.compiled(environment);
         let difference = match since {
             Since::Nothing | Since::Ahead => None,
-            Since::Changes(delta) => delta
-                .upserts
-                .iter()
-                .find_map(|state| differs(view, environment, state)),
-            Since::Full => view.compiled(environment).and_then(|here| {
+            Since::Changes(delta) => here.and_then(|here| {
+                let changed = delta.upserts.iter();
+                let mut states = changed.filter_map(|state| here.state(state.state_key()));
+                states.find_map(|state| differs(view, environment, state))
+            }),
+            Since::Full => here.and_then(|here| {
                 here.states()
-                    .find_map(|(_, state)| differs(view, environment, &state.encoded))
+                    .find_map(|(_, state)| differs(view, environment, state))
             }),
         };
         if difference.is_some() {
@@ -85,20 +89,35 @@ fn check(
 fn differs(
     machine: &Machine,
     environment: &EnvironmentKey,
-    served: &EncodedState,
+    served: &CompiledState,
 ) -> Option<String> {
-    let key: &StateKey = served.state_key();
+    let key: &StateKey = served.encoded.state_key();
     let name = format!("{key} in {environment}");
-    let changed_at = match served.decode() {
+    let changed_at = match served.encoded.decode() {
         Ok(state) => state.changed_at(),
         Err(why) => return Some(format!("{name} cannot be decoded: {why}")),
     };
     match compile_one(machine, environment, key, changed_at) {
-        Ok(Some(state)) if state.encode() == served.bytes() => None,
-        Ok(Some(_)) => Some(format!("{name} compiles to other bytes here")),
+        Ok(Some(state)) if state.encode() != served.encoded.bytes() => {
+            Some(format!("{name} compiles to other bytes here"))
+        }
+        Ok(Some(state)) if *state.uses() != *served.uses => Some(format!(
+            "{name} is said to use {}, and uses {}",
+            list(&served.uses),
+            list(&state.uses())
+        )),
+        Ok(Some(_)) => None,
         Ok(None) => Some(format!("{name} has no ground state here")),
         Err(why) => Some(format!("{name} does not compile here: {why}")),
     }
+}
+
+fn list(keys: &[StateKey]) -> String {
+    if keys.is_empty() {
+        return "nothing".to_owned();
+    }
+    let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    keys.join(", ")
 }
 
 #[cfg(test)]
@@ -175,5 +194,19 @@ mod tests {
                 .unwrap()
                 .contains("segment/s in e compiles to other bytes")
         );
+    }
+
+    /// The overlap check of experiments goes by these lists.
+    #[test]
+    fn a_list_of_what_is_used_that_is_not_that_of_the_state_is_found() {
+        let ghost = StateKey::layer(&"ghost".parse().unwrap());
+        let other = machine(|compiled| compiled[1].uses.push(ghost.clone()));
+        let since = BTreeMap::from([("e".parse().unwrap(), Version::ZERO)]);
+        for checked in [BTreeMap::new(), since] {
+            let (_, difference) = check(&other, checked);
+            let difference = difference.unwrap();
+            let wanted = "segment/t in e is said to use layer/ghost, and uses nothing";
+            assert_eq!(difference, wanted);
+        }
     }
 }
