@@ -69,7 +69,7 @@ impl Totals {
 /// A record's place in the order of age.
 pub(super) type Id = (u64, Vec<u8>);
 
-/// One open sled database. Reading only; the [`Writer`] writes.
+/// One open sled database. Reading only; the [`Writer`](super::writer::Writer) writes.
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) db: sled::Db,
