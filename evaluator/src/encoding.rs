@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::ids::{EnvironmentKey, KEY_LEN_MAX, StateKey, StateKind};
+use crate::limits::Limits;
 use crate::pattern::{PATTERN_LEN_MAX, Pattern};
 use crate::policy::{LAYER_SLOTS, WEIGHT_SUM_MAX};
 use crate::state::{
@@ -34,12 +35,12 @@ pub const STATE_LEN_MAX: usize = 64 << 20;
 /// The most variants a stored flag has, whatever a cluster's limits; their indexes are 16 bits.
 const VARIANTS_MAX: usize = 1 << 15;
 
-/// The most regular expressions that a stored state has: ten times the documented limit.
-const PATTERNS_MAX: usize = 1_000;
+/// The most regular expressions that a stored state has: the most that a cluster can allow.
+const PATTERNS_MAX: usize = Limits::GREATEST.patterns_max;
 
-/// The most steps that building all of them takes, some 10 ns each: ten times the documented limit,
-/// and that twice, because a release with other Unicode tables counts others.
-const PATTERN_STEPS_MAX: usize = 80_000_000;
+/// The most steps that building all of them takes, some 10 ns each: the most that a cluster can
+/// allow, and that twice, because a release with other Unicode tables counts others.
+const PATTERN_STEPS_MAX: usize = 2 * Limits::GREATEST.pattern_steps_max;
 
 /// Bytes that are not an EvaluationState.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
