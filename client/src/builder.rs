@@ -26,7 +26,7 @@ use crate::held::Source;
 use crate::http1;
 use crate::readable;
 use crate::receipts::Receipts;
-use crate::session::{Session, Settings};
+use crate::session::{Polling, Session, Settings};
 use crate::status::{Counters, Report};
 use crate::transport::{Driver, Link};
 
@@ -52,6 +52,7 @@ pub struct ClientBuilder {
     client_id: Option<String>,
     cache_file: Option<PathBuf>,
     bootstrap: Option<Vec<u8>>,
+    polling: Polling,
 }
 
 impl ClientBuilder {
@@ -73,6 +74,7 @@ impl ClientBuilder {
             client_id: None,
             cache_file: None,
             bootstrap: None,
+            polling: Polling::default(),
         }
     }
 
@@ -175,6 +177,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets whether to poll when streams do not get through, for example behind a proxy that holds
+    /// them back; [`Polling::Auto`] unless set. Polls come at a third of the staleness bound, so a
+    /// change takes that long to arrive. Nodes cannot ask a client that polls for receipts.
+    pub fn polling(mut self, polling: Polling) -> ClientBuilder {
+        self.polling = polling;
+        self
+    }
+
     /// Gives a state to begin with, for the first start where no node can be reached: the body of
     /// `GET /v1/environments/{env}/snapshot`, or the content of a cache file, shipped with the
     /// application. It is read on the calling thread.
@@ -265,6 +275,7 @@ impl ClientBuilder {
             environment,
             endpoints: Arc::clone(&endpoints),
             staleness_max: self.staleness_max,
+            polling: self.polling,
             seed,
         });
         let first = Report {
@@ -273,6 +284,7 @@ impl ClientBuilder {
             connected_since: None,
             held: None,
             freshness: None,
+            polling: session.is_polling(),
             acknowledged: None,
             last_error: None,
             cache: cache.as_ref().map(|cache| cache.status().clone()),

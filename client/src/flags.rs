@@ -84,6 +84,7 @@ impl Shared {
             connected_since: session.connected_since(),
             freshness: held.as_ref().map(|held| held.freshness(now).1),
             held,
+            polling: session.is_polling(),
             acknowledged: session.acknowledged(),
             last_error: session.last_error().cloned(),
             cache: cache.cloned(),

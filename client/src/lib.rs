@@ -47,6 +47,7 @@ mod evaluation;
 mod flags;
 mod held;
 mod http1;
+mod polling;
 mod readable;
 mod receipts;
 mod session;
@@ -69,4 +70,5 @@ pub use pennon_evaluator::{
     Attribute, Detail, FlagKey, Freshness, Reason as DecidedReason, Scalar, Subject, ValueRef,
     ValueType, Version,
 };
+pub use session::Polling;
 pub use status::{Counters, Status, StatusWatch};

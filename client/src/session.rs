@@ -17,11 +17,12 @@
 //! ```
 //!
 //! Its parts: what messages do (`messages.rs`), deadlines and proofs of one stream (`stream.rs`), which
-//! endpoint comes next (`endpoints.rs`), when a receipt (`receipts.rs`) or a write to the disk cache
+//! endpoint comes next (`endpoints.rs`), when to poll instead (`polls.rs`), when a receipt (`receipts.rs`) or a write to the disk cache
 //! (`saves.rs`) is due. Left out: connections (`transport.rs`), who reads the state (`flags.rs`).
 
 mod endpoints;
 mod messages;
+mod polls;
 mod receipts;
 mod saves;
 mod stream;
@@ -29,13 +30,16 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pennon_evaluator::wire::{Ages, StreamMessage};
+use pennon_evaluator::wire::{Ages, Intent, StreamMessage};
 use pennon_evaluator::{EnvironmentKey, Freshness, Version};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use self::endpoints::Endpoints;
 use self::messages::Trouble;
+pub(crate) use self::polls::Meta;
+pub use self::polls::Polling;
+use self::polls::Polls;
 pub(crate) use self::receipts::ReceiptId;
 use self::receipts::Receipts;
 use self::saves::Saves;
@@ -78,6 +82,8 @@ pub(crate) enum Event {
         ages: Ages,
         message: StreamMessage,
     },
+    /// A poll was answered.
+    Polled { attempt: Attempt, polled: Polled },
     /// The connection could not be opened, was refused, ended or brought nonsense.
     Failed {
         attempt: Attempt,
@@ -93,6 +99,16 @@ pub(crate) enum Event {
     Saved { done: bool },
 }
 
+/// The answer to a poll.
+#[derive(Debug)]
+pub(crate) struct Polled {
+    pub(crate) meta: Meta,
+    /// How old the node's own proof was when it answered, at most.
+    pub(crate) fresh_age_ms: u64,
+    /// A snapshot, a delta or a heartbeat.
+    pub(crate) message: StreamMessage,
+}
+
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -104,6 +120,14 @@ pub(crate) enum Effect {
         endpoint: usize,
         since: Option<Version>,
         cluster_id: Option<Arc<str>>,
+    },
+    /// Open a connection and ask once. What is not known of the endpoint is asked for, too.
+    Poll {
+        attempt: Attempt,
+        endpoint: usize,
+        since: Option<Version>,
+        cluster_id: Option<Arc<str>>,
+        meta: Option<Meta>,
     },
     /// Let evaluations read what [`Session::held`] returns now.
     Publish,
@@ -125,6 +149,7 @@ pub(crate) struct Settings {
     /// At least one.
     pub(crate) endpoints: Arc<[Endpoint]>,
     pub(crate) staleness_max: Option<Duration>,
+    pub(crate) polling: Polling,
     pub(crate) seed: u64,
 }
 
@@ -139,6 +164,7 @@ enum Phase {
         attempt: Attempt,
         until: Duration,
         since: Option<Version>,
+        poll: bool,
     },
     Streaming(Stream),
 }
@@ -156,6 +182,7 @@ pub(crate) struct Session {
     full_wanted: bool,
     receipts: Receipts,
     saves: Saves,
+    polls: Polls,
     connected_since: Option<Duration>,
     /// The newest version that a node was told.
     acknowledged: Option<Version>,
@@ -168,6 +195,7 @@ impl Session {
         let mut rng = StdRng::seed_from_u64(settings.seed);
         let endpoints = Endpoints::new(settings.endpoints.len(), &mut rng);
         Session {
+            polls: Polls::new(settings.polling),
             settings,
             rng,
             phase: Phase::Idle,
@@ -202,6 +230,11 @@ impl Session {
     /// Returns the newest version that a node was told.
     pub(crate) fn acknowledged(&self) -> Option<Version> {
         self.acknowledged
+    }
+
+    /// Whether polls stand in for a stream.
+    pub(crate) fn is_polling(&self) -> bool {
+        self.polls.are_on()
     }
 
     /// Returns what went wrong last.
@@ -270,6 +303,7 @@ impl Session {
                 ages,
                 message,
             } => self.on_message(attempt, ages, message, now),
+            Event::Polled { attempt, polled } => self.on_polled(attempt, polled, now),
             Event::Failed {
                 attempt,
                 error,
@@ -359,12 +393,30 @@ impl Session {
     }
 
     fn on_requested(&mut self, requested: Attempt, now: Duration) {
-        let since = match &self.phase {
-            Phase::Dialing { attempt, since, .. } if *attempt == requested => *since,
+        let (since, poll) = match &self.phase {
+            Phase::Dialing {
+                attempt,
+                since,
+                poll,
+                ..
+            } if *attempt == requested => (*since, *poll),
             _ => return,
         };
+        if poll {
+            let mut stream = Stream::poll(requested, since, now);
+            if self.held.is_none() && self.settings.polling == Polling::Auto {
+                stream.hurry(Duration::ZERO);
+            }
+            self.phase = Phase::Streaming(stream);
+            return;
+        }
         let part = self.rng.random_range(0.75..1.0);
-        self.phase = Phase::Streaming(Stream::new(requested, since, now, part));
+        let mut stream = Stream::new(requested, since, now, part);
+        if self.held.is_none() || self.polls.are_on() {
+            let bound = self.held.as_ref().map(|held| held.bound());
+            stream.hurry(bound.unwrap_or_default());
+        }
+        self.phase = Phase::Streaming(stream);
     }
 
     fn on_failed(
@@ -398,6 +450,7 @@ impl Session {
         (stream.heard, stream.message) = (now, now);
         let proof = stream.proof(ages, now);
         self.counters.messages += 1;
+        self.polls.stream_came();
         if let StreamMessage::Goodbye { retry_ms } = message {
             self.counters.goodbyes += 1;
             return self.part(Duration::from_millis(retry_ms), now);
@@ -405,11 +458,85 @@ impl Session {
         match self.take(message, proof, now) {
             Ok(true) => vec![Effect::Publish],
             Ok(false) => Vec::new(),
-            Err(Trouble::Leave(error)) => self.leave(error, None, now),
-            Err(Trouble::Full(error)) => {
-                self.full_wanted = true;
-                self.leave(error, None, now)
+            Err(trouble) => self.give_up(trouble, now),
+        }
+    }
+
+    fn give_up(&mut self, trouble: Trouble, now: Duration) -> Vec<Effect> {
+        let (error, full) = match trouble {
+            Trouble::Leave(error) => (error, false),
+            Trouble::Full(error) => (error, true),
+        };
+        self.full_wanted |= full;
+        self.leave(error, None, now)
+    }
+
+    /// Takes the answer to a poll as a stream that says hello, sends one message and ends.
+    fn on_polled(&mut self, attempt: Attempt, polled: Polled, now: Duration) -> Vec<Effect> {
+        let Some(stream) = self.stream(attempt).filter(|stream| stream.poll) else {
+            return Vec::new();
+        };
+        // I5: the node answered after the request was written, and its proof was that old then.
+        let ages = Ages {
+            open_ms: 0,
+            fresh_age_ms: polled.fresh_age_ms,
+        };
+        let proof = stream.proof(ages, now);
+        let Polled { meta, message, .. } = polled;
+        let (intent, version) = match &message {
+            StreamMessage::Snapshot { version, .. } => (Intent::Full, *version),
+            StreamMessage::Delta { to, .. } => (Intent::Changes, *to),
+            StreamMessage::Heartbeat { version } => (Intent::None, *version),
+            _ => return Vec::new(),
+        };
+        let hello = StreamMessage::Hello {
+            cluster_id: meta.cluster_id.to_string(),
+            environment: self.settings.environment.clone(),
+            intent,
+            version,
+            staleness_bound_ms: meta.bound_ms,
+            heartbeat_ms: 0,
+        };
+        let mut changed = false;
+        for message in [hello, message] {
+            match self.take(message, proof, now) {
+                Ok(news) => changed |= news,
+                Err(trouble) => return self.give_up(trouble, now),
             }
+        }
+        self.counters.polls += 1;
+        let bound = self.held.as_ref().map(|held| held.bound());
+        let at = self.endpoint();
+        self.polls.poll_came(at, meta, &mut self.rng, now);
+        let pause = Polls::interval(bound.unwrap_or_default(), &mut self.rng);
+        let mut effects = self.close(now.saturating_add(pause));
+        if changed {
+            effects.insert(0, Effect::Publish);
+        }
+        effects
+    }
+
+    /// Notes that a request failed, if that says something about streams; says whether the same
+    /// endpoint is to be polled.
+    fn is_blocked(&mut self, error: &Error, now: Duration) -> bool {
+        let waiting = self.held.is_none() && error.is_timeout();
+        let polling = self.polls.are_on();
+        match &self.phase {
+            Phase::Streaming(stream) if stream.poll => {
+                self.polls.poll_failed();
+                false
+            }
+            // Whoever refused it got it through.
+            Phase::Streaming(Stream { hello: None, .. }) if error.status().is_none() => {
+                self.polls.stream_blocked(waiting, now)
+            }
+            // What kept the state fresh was polls, whatever it is that keeps streams away.
+            Phase::Dialing { poll: false, .. } | Phase::Streaming(Stream { hello: None, .. })
+                if polling =>
+            {
+                self.polls.stream_blocked(false, now)
+            }
+            _ => false,
         }
     }
 
@@ -435,26 +562,43 @@ impl Session {
         let held = self.held.as_ref();
         let since = held.map(|held| held.snapshot.version());
         let since = since.filter(|_| !self.full_wanted && self.is_known());
+        let cluster_id = held.and_then(|held| held.cluster_id.clone());
+        let (poll, endpoint) = (self.polls.is_next(now), self.endpoint());
         self.phase = Phase::Dialing {
             attempt,
             until,
             since,
+            poll,
         };
-        Effect::Connect {
-            attempt,
-            endpoint: self.endpoint(),
-            since,
-            cluster_id: held.and_then(|held| held.cluster_id.clone()),
+        match poll {
+            true => Effect::Poll {
+                attempt,
+                endpoint,
+                since,
+                cluster_id,
+                meta: self.polls.meta(endpoint, now),
+            },
+            false => Effect::Connect {
+                attempt,
+                endpoint,
+                since,
+                cluster_id,
+            },
         }
     }
 
     /// Gives a connection up after a failure.
     fn leave(&mut self, error: Error, retry_after: Option<Duration>, now: Duration) -> Vec<Effect> {
         self.counters.failures += 1;
+        let poll = self.is_blocked(&error, now);
         self.last_error = Some(match self.settings.endpoints.get(self.endpoint()) {
             Some(endpoint) => error.at(endpoint),
             None => error,
         });
+        if poll {
+            // The same endpoint, at once: whether it answers a plain request tells what is wrong.
+            return self.close(now);
+        }
         let asked = retry_after.unwrap_or_default().min(RETRY_MAX);
         self.endpoints.failed(asked, &mut self.rng, now);
         self.turn(MOVE_TIME_MAX, now)
@@ -473,11 +617,14 @@ impl Session {
     fn turn(&mut self, spread: Duration, now: Duration) -> Vec<Effect> {
         let earliest = self.endpoints.turn(&mut self.rng, now);
         let pause = spread.mul_f64(self.rng.random());
+        self.close(earliest.max(now.saturating_add(pause)))
+    }
+
+    /// Closes the connection until it is time for the next one.
+    fn close(&mut self, until: Duration) -> Vec<Effect> {
         self.connected_since = None;
         self.receipts.close();
-        self.phase = Phase::Waiting {
-            until: earliest.max(now.saturating_add(pause)),
-        };
+        self.phase = Phase::Waiting { until };
         vec![Effect::Disconnect]
     }
 }

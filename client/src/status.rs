@@ -51,6 +51,8 @@ pub struct Counters {
     pub goodbyes: u64,
     /// Streams that started over.
     pub resets: u64,
+    /// Polls that were answered.
+    pub polls: u64,
     /// Receipts that a node took.
     pub receipts: u64,
     /// Receipts that did not arrive or were refused. Nothing depends on them but who waits for them.
@@ -77,6 +79,8 @@ pub struct Status {
     pub freshness: Option<Freshness>,
     /// The staleness bound in force.
     pub staleness_max: Option<Duration>,
+    /// Whether polls stand in for a stream that does not get through.
+    pub polling: bool,
     /// The newest version that a node was told is applied here.
     pub acknowledged: Option<Version>,
     /// What went wrong last; it may be long over.
@@ -112,6 +116,7 @@ pub(crate) struct Report {
     pub(crate) held: Option<Arc<Held>>,
     /// As of the last event; only to notice when it changes.
     pub(crate) freshness: Option<Freshness>,
+    pub(crate) polling: bool,
     pub(crate) acknowledged: Option<Version>,
     pub(crate) last_error: Option<Error>,
     pub(crate) cache: Option<CacheStatus>,
@@ -131,6 +136,7 @@ impl Report {
             age: held.and_then(|held| held.age_max(now)),
             freshness: freshness.map(|(_, freshness)| freshness),
             staleness_max: held.map(|held| held.bound()),
+            polling: self.polling,
             acknowledged: self.acknowledged,
             last_error: self.last_error.clone(),
             cache: self.cache.clone(),
@@ -146,6 +152,7 @@ impl Report {
                 report.connected_since,
                 report.freshness,
                 report.counters.failures,
+                report.polling,
                 held.map(|held| (held.snapshot.version(), held.bound())),
                 report.cache.as_ref().map(|cache| cache.warning.clone()),
             )

@@ -30,8 +30,9 @@ use crate::endpoint::{Connector, Endpoint};
 use crate::error::Error;
 use crate::flags::Shared;
 use crate::http1::{self, Connection, Outgoing, PROBLEM_LEN_MAX};
+use crate::polling::Poll;
 use crate::receipts::Receipts;
-use crate::session::{Attempt, Effect, Event, ReceiptId, Session};
+use crate::session::{Attempt, Effect, Event, Polled, ReceiptId, Session};
 
 /// The longest time without a look at the clock, so that a suspend is noticed soon after.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -117,7 +118,26 @@ impl Driver {
                     endpoint,
                     since,
                     cluster_id,
-                } => self.connect(attempt, endpoint, since, cluster_id.as_deref()),
+                } => {
+                    let wanted = self.stream_request(since, cluster_id.as_deref());
+                    self.connect(attempt, endpoint, Wanted::Stream(wanted));
+                }
+                Effect::Poll {
+                    attempt,
+                    endpoint,
+                    since,
+                    cluster_id,
+                    meta,
+                } => {
+                    let poll = Poll {
+                        environment: self.environment.clone(),
+                        headers: self.headers(),
+                        since,
+                        cluster_id,
+                        meta,
+                    };
+                    self.connect(attempt, endpoint, Wanted::Poll(poll));
+                }
                 Effect::Publish => self.shared.publish(self.session.held()),
                 Effect::Acknowledge {
                     receipt,
@@ -137,24 +157,17 @@ impl Driver {
         }
     }
 
-    fn connect(
-        &mut self,
-        attempt: Attempt,
-        endpoint: usize,
-        since: Option<Version>,
-        cluster_id: Option<&str>,
-    ) {
+    fn connect(&mut self, attempt: Attempt, endpoint: usize, wanted: Wanted) {
         let Some(endpoint) = self.shared.endpoints.get(endpoint).cloned() else {
             return;
         };
-        let outgoing = self.stream_request(since, cluster_id);
         let connector = Arc::clone(&self.connector);
         let at = endpoint.clone();
         let opening = Box::pin(async move { Connection::open(&*connector, &at).await });
         self.link = Link::Dialing {
             attempt,
             endpoint,
-            outgoing,
+            wanted,
             opening,
         };
     }
@@ -216,12 +229,36 @@ async fn saved(cache: &mut Option<Cache>) -> Event {
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>;
+type Polling = Pin<Box<dyn Future<Output = Result<Polled, Refusal>> + Send>>;
 type Asking = Pin<Box<dyn Future<Output = Result<(Connection, Incoming), Refusal>> + Send>>;
+
+/// What a connection is opened for.
+pub(crate) enum Wanted {
+    Stream(Outgoing),
+    Poll(Poll),
+}
 
 /// A stream that was not granted.
 pub(crate) struct Refusal {
     pub(crate) error: Error,
     pub(crate) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub(crate) fn no_answer(error: Error) -> Refusal {
+        Refusal {
+            error,
+            retry_after: None,
+        }
+    }
+
+    fn of(self, attempt: Attempt) -> Event {
+        Event::Failed {
+            attempt,
+            error: self.error,
+            retry_after: self.retry_after,
+        }
+    }
 }
 
 /// The one connection of a client, wherever it stands. Replacing it closes it.
@@ -230,20 +267,24 @@ pub(crate) enum Link {
     Dialing {
         attempt: Attempt,
         endpoint: Endpoint,
-        outgoing: Outgoing,
+        wanted: Wanted,
         opening: Opening,
     },
     /// Open, the request is not written yet.
     Dialed {
         attempt: Attempt,
         endpoint: Endpoint,
-        outgoing: Outgoing,
+        wanted: Wanted,
         connection: Connection,
     },
     Asking {
         attempt: Attempt,
         endpoint: Endpoint,
         asking: Asking,
+    },
+    Polling {
+        attempt: Attempt,
+        polling: Polling,
     },
     Streaming {
         attempt: Attempt,
@@ -270,6 +311,14 @@ impl Link {
                         return failed;
                     }
                 }
+                Link::Polling { attempt, polling } => {
+                    let (attempt, polled) = (*attempt, polling.await);
+                    *self = Link::Closed;
+                    return match polled {
+                        Ok(polled) => Event::Polled { attempt, polled },
+                        Err(refusal) => refusal.of(attempt),
+                    };
+                }
                 Link::Streaming {
                     attempt,
                     endpoint,
@@ -287,7 +336,7 @@ impl Link {
                 Link::Dialing {
                     attempt,
                     endpoint,
-                    outgoing,
+                    wanted,
                     ..
                 },
                 Ok(connection),
@@ -295,7 +344,7 @@ impl Link {
                 *self = Link::Dialed {
                     attempt,
                     endpoint,
-                    outgoing,
+                    wanted,
                     connection,
                 };
                 Event::Requested { attempt }
@@ -311,7 +360,16 @@ impl Link {
             Link::Dialed {
                 attempt,
                 endpoint,
-                outgoing,
+                wanted: Wanted::Poll(poll),
+                connection,
+            } => {
+                let polling = Box::pin(poll.ask(connection, endpoint));
+                *self = Link::Polling { attempt, polling };
+            }
+            Link::Dialed {
+                attempt,
+                endpoint,
+                wanted: Wanted::Stream(outgoing),
                 connection,
             } => {
                 let asking = Box::pin(ask(connection, outgoing, endpoint.clone()));
@@ -343,11 +401,7 @@ impl Link {
                 };
                 None
             }
-            Err(refusal) => Some(Event::Failed {
-                attempt,
-                error: refusal.error,
-                retry_after: refusal.retry_after,
-            }),
+            Err(refusal) => Some(refusal.of(attempt)),
         }
     }
 }
@@ -405,10 +459,7 @@ async fn ask(
     outgoing: Outgoing,
     endpoint: Endpoint,
 ) -> Result<(Connection, Incoming), Refusal> {
-    let no_answer = |error: Error| Refusal {
-        error,
-        retry_after: None,
-    };
+    let no_answer = Refusal::no_answer;
     let response = connection.send(&outgoing, &endpoint).await;
     let response = response.map_err(|e| no_answer(e.into_error()))?;
     if response.status() != StatusCode::OK {

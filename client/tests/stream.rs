@@ -288,10 +288,17 @@ async fn a_node_that_hangs_at_any_step_is_left_for_another() {
         let client = builder(&net, &["n1:1", "n2:2", "n3:3"]).start().unwrap();
         let request = next(&mut requests).await;
         assert_eq!(request.node, "n3:3", "{door:?}");
-        // This one takes the request and says nothing: the others get their turn again.
+        // This one takes every request and says nothing: the others get their turn again.
         net.door("n1:1", Door::Open);
-        let again = next(&mut requests).await;
-        assert_eq!(again.node, "n1:1", "{door:?}");
+        let mut unanswered = Vec::new();
+        let again = loop {
+            let again = next(&mut requests).await;
+            match again.node.as_str() {
+                "n1:1" => break again,
+                _ => unanswered.push(again),
+            }
+        };
+        assert!(unanswered.len() <= 3, "{door:?}");
         let stream = again.stream();
         stream.send(&hello("A", Intent::Full, 4));
         stream.send(&snapshot_message(0, 4));
@@ -480,14 +487,14 @@ async fn the_time_a_request_waits_for_its_answer_counts_as_age() {
     let (net, mut requests) = Net::new();
     let client = builder(&net, &["n1:1"]).start().unwrap();
     let request = next(&mut requests).await;
-    tokio::time::advance(Duration::from_secs(4)).await;
+    tokio::time::advance(Duration::from_secs(3)).await;
     let stream = request.stream();
     stream.send(&hello("A", Intent::Full, 4));
     stream.send(&snapshot_message(0, 4));
     client.ready(LONG).await.unwrap();
     let subject = user();
     let age = client.evaluate("at", &subject).age().unwrap();
-    assert!(age >= Duration::from_secs(4), "{age:?}");
+    assert!(age >= Duration::from_secs(3), "{age:?}");
 }
 
 // I6

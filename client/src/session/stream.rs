@@ -17,6 +17,10 @@ use crate::error::Error;
 
 /// The longest time from a request to the hello; a node that is behind waits before it answers.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+/// The same for a client that holds nothing: it has no time to lose.
+const HELLO_TIME_FIRST: Duration = Duration::from_secs(4);
+/// The longest time for a poll, requests and answers.
+const POLL_TIME_MAX: Duration = Duration::from_secs(30);
 /// The longest time one message may take to arrive while its bytes keep coming.
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(60);
 /// A stream is silent after this many times the longest time between two messages.
@@ -35,6 +39,10 @@ pub(super) struct Stream {
     pub(super) attempt: Attempt,
     /// The version that was asked to go on from; none when everything was asked for.
     pub(super) since: Option<Version>,
+    /// Whether it is a poll.
+    pub(super) poll: bool,
+    /// How long the hello may take.
+    pub(super) hello_max: Duration,
     /// Before the request was written: no event of the stream can be earlier.
     pub(super) started: Duration,
     /// When it is opened anew.
@@ -101,12 +109,32 @@ impl Stream {
         Stream {
             attempt,
             since,
+            poll: false,
+            hello_max: HELLO_TIME_MAX,
             started: now,
             until: now.saturating_add(STREAM_TIME_MAX.mul_f64(part)),
             heard: now,
             message: now,
             hello: None,
         }
+    }
+
+    /// The same for a poll.
+    pub(super) fn poll(attempt: Attempt, since: Option<Version>, now: Duration) -> Stream {
+        Stream {
+            poll: true,
+            hello_max: POLL_TIME_MAX,
+            ..Stream::new(attempt, since, now, 1.0)
+        }
+    }
+
+    /// Lets the hello take no longer than what is left for it: `held` is the bound of a state that is
+    /// kept fresh by polls meanwhile, zero when nothing is held.
+    pub(super) fn hurry(&mut self, held: Duration) {
+        self.hello_max = match held {
+            Duration::ZERO => HELLO_TIME_FIRST,
+            held => (held / 4).clamp(SILENCE_MIN, HELLO_TIME_MAX),
+        };
     }
 
     /// Says what the ages of a message that has just come prove.
@@ -121,7 +149,7 @@ impl Stream {
     /// `other_at` is when another endpoint may be tried, if there is one.
     pub(super) fn deadline(&self, other_at: Option<Duration>) -> (Duration, Late) {
         let Some(hello) = &self.hello else {
-            return (self.started.saturating_add(HELLO_TIME_MAX), Late::NoHello);
+            return (self.started.saturating_add(self.hello_max), Late::NoHello);
         };
         let silent = (self.heard.saturating_add(hello.silence_max), Late::Silent);
         let slow = (self.message.saturating_add(MESSAGE_TIME_MAX), Late::Slow);

@@ -6,6 +6,7 @@ use pennon_evaluator::wire::Intent;
 use pennon_evaluator::{Digest, Snapshot};
 
 mod endpoints;
+mod polls;
 mod receipts;
 mod restored;
 mod world;
@@ -60,6 +61,8 @@ struct Script {
     published: usize,
     /// The receipts wanted so far: when, which, for which version.
     receipts: Vec<(u64, ReceiptId, u64)>,
+    /// When polls were wanted.
+    polls: Vec<u64>,
     /// When writing to the disk cache was wanted.
     saves: Vec<u64>,
 }
@@ -78,6 +81,7 @@ impl Script {
             environment: environment(),
             endpoints: Endpoint::parse_all(urls).unwrap(),
             staleness_max: None,
+            polling: Polling::Auto,
             seed: 7,
         };
         let session = Session::new(settings);
@@ -88,6 +92,7 @@ impl Script {
             connect: None,
             published: 0,
             receipts: Vec::new(),
+            polls: Vec::new(),
             saves: Vec::new(),
         }
     }
@@ -107,6 +112,15 @@ impl Script {
         for effect in &effects {
             match effect {
                 Effect::Disconnect => self.connect = None,
+                Effect::Poll {
+                    attempt,
+                    endpoint,
+                    since,
+                    ..
+                } => {
+                    self.connect = Some((*attempt, *endpoint, since.map(Version::get)));
+                    self.polls.push(self.now);
+                }
                 Effect::Connect {
                     attempt,
                     endpoint,
@@ -536,9 +550,17 @@ fn every_step_of_connecting_has_a_deadline() {
     s.next_connect();
     s.open();
     let attempt = s.attempt();
-    s.pass(9_000);
+    s.pass(3_000);
     s.tell(Event::Bytes { attempt });
     s.pass(1_000);
+    assert!(s.error().contains("too long to answer"), "{}", s.error());
+    let mut s = Script::holding(2, 5);
+    s.fail();
+    s.next_connect();
+    s.open();
+    s.pass(9_999);
+    assert!(s.error().starts_with("refused"), "{}", s.error());
+    s.pass(1);
     assert!(s.error().contains("too long to answer"), "{}", s.error());
 }
 
