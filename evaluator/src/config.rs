@@ -1,4 +1,4 @@
-//! FlagConfig, Environment and settings as people write them. Ground state.
+//! FlagConfig, Environment, Application and settings as people write them. Ground state.
 //!
 //! What must hold: parsing collects every fault with its place and gives a value only when there
 //! is none; a FlagConfig that was parsed is sound in itself (its off variant exists, its values
@@ -7,7 +7,7 @@
 //! Left out: everything that needs a second document (`compile.rs`), what the setting `limits` says
 //! (`limits.rs`), and storing: the cluster keeps the text as it was written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::fault::{self, At, Fault, Faults, Fields};
-use crate::ids::{EnvironmentKey, FlagKey, KEY_LEN_MAX};
+use crate::ids::{ApplicationKey, EnvironmentKey, FlagKey, KEY_LEN_MAX};
 use crate::limits::Limits;
 
 /// The type that every variant of a flag has. Stored by position: append only.
@@ -336,6 +336,78 @@ impl Default for Environment {
             protected: false,
             staleness_bound_ms: Self::STALENESS_BOUND_MS_DEFAULT,
         }
+    }
+}
+
+/// What one application needs: the flags with any of its tags, and whatever those use. Ground state.
+///
+/// ```
+/// use pennon_evaluator::{Application, ApplicationKey};
+/// let key: ApplicationKey = "shop/web".parse()?;
+/// let shop = Application::parse(&key, r#"{"tags":["checkout","search"]}"#).unwrap();
+/// assert_eq!(shop.tags, ["checkout", "search"]);
+///
+/// let faults = Application::parse(&key, r#"{"tags":["checkout","checkout"]}"#).unwrap_err();
+/// assert_eq!(faults[0].pointer, "/tags/1");
+/// # Ok::<(), pennon_evaluator::KeyError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// Its key.
+    pub key: ApplicationKey,
+    /// 1 to 100 tags of 1 to 256 bytes, each once, in the order written.
+    pub tags: Vec<String>,
+    /// For people.
+    pub description: String,
+}
+
+impl Application {
+    const FIELDS: [&'static str; 3] = ["key", "tags", "description"];
+    /// The most tags that an application has.
+    pub const TAGS_MAX: usize = 100;
+
+    /// Reads an application from JSON. `key` may be left out of the text; when given it must be the
+    /// same.
+    ///
+    /// # Errors
+    /// Every fault found, each with its JSON pointer.
+    pub fn parse(key: &ApplicationKey, json: &str) -> Result<Application, Vec<Fault>> {
+        let value = fault::parse(json)?;
+        let mut faults = Faults::default();
+        let application = Self::read(key, &value, &mut faults);
+        faults.finish(application)
+    }
+
+    fn read(key: &ApplicationKey, value: &Value, faults: &mut Faults) -> Option<Application> {
+        let root = At::ROOT;
+        let fields = Fields::open(value, &root, &Self::FIELDS, faults)?;
+        check_same_key(&fields, key.as_str(), faults);
+        let at = root.key("tags");
+        let count = fields
+            .required("tags", faults)?
+            .as_array()
+            .map_or(0, Vec::len);
+        fault::check_count(count, Self::TAGS_MAX, "tags", &at, faults);
+        if count > Self::TAGS_MAX {
+            return None;
+        }
+        let mut seen = BTreeSet::new();
+        let tags = fields.list("tags", faults, |value, at, faults| {
+            let tag = fault::string(value, at, faults)?;
+            check_name(&tag, "a tag", at, faults);
+            if !seen.insert(tag.clone()) {
+                faults.push(at, format!("{tag:?} is given twice"));
+            }
+            Some(tag)
+        });
+        if value["tags"] == Value::Array(Vec::new()) {
+            faults.push(&at, "name at least one tag");
+        }
+        Some(Application {
+            key: key.clone(),
+            tags,
+            description: fields.string("description", faults).unwrap_or_default(),
+        })
     }
 }
 

@@ -235,6 +235,11 @@ key_type! {
 }
 
 key_type! {
+    /// The key of an application: 1 to 256 bytes of `[A-Za-z0-9._:/-]`.
+    ApplicationKey
+}
+
+key_type! {
     /// The key of an experiment: 1 to 256 bytes of `[A-Za-z0-9._:/-]`.
     ExperimentKey
 }

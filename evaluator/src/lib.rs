@@ -120,7 +120,9 @@ pub mod wire;
 
 pub use bucket::bucket;
 pub use compile::{NoReferences, References, compile_flag, compile_segment};
-pub use config::{Environment, FlagConfig, OnStale, Setting, UnknownSetting, ValueType};
+pub use config::{
+    Application, Environment, FlagConfig, OnStale, Setting, UnknownSetting, ValueType,
+};
 pub use encoding::{DecodeError, EncodedState, STATE_FORMAT, STATE_LEN_MAX};
 pub use evaluate::{Decision, Detail, Evaluation, Reason};
 pub use experiments::clashes as experiment_clashes;
@@ -132,8 +134,8 @@ pub use fault::{FAULTS_MAX, Fault, parse as parse_json};
 pub use freshness::{AgeBound, Freshness, age_max, judge};
 pub use graph::{GraphFault, check_graph};
 pub use ids::{
-    EnvironmentKey, ExperimentKey, FlagKey, KEY_LEN_MAX, KeyError, LayerKey, SegmentKey, StateKey,
-    StateKind, Version, VersionError,
+    ApplicationKey, EnvironmentKey, ExperimentKey, FlagKey, KEY_LEN_MAX, KeyError, LayerKey,
+    SegmentKey, StateKey, StateKind, Version, VersionError,
 };
 pub use json::{StrictJson, json_kind};
 pub use limits::{CLOSURE_MAX, DEPTH_MAX, Limit, Limits};

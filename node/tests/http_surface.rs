@@ -19,7 +19,12 @@ use serde_json::{Value, json};
 async fn every_route_answers_as_documented() {
     let (node, api) = furnished().await;
     api.create("/v1/settings/limits", json!({"rules": 5})).await;
+    let shop = json!({"tags": ["checkout"], "description": "the shop"});
+    api.create("/v1/applications/shop%2Fweb", shop).await;
     for path in [
+        "/v1/applications",
+        "/v1/applications/shop%2Fweb",
+        "/v1/applications/shop%2Fweb/history",
         "/v1/settings",
         "/v1/settings/limits",
         "/v1/settings/limits/history",
@@ -86,7 +91,11 @@ async fn every_route_answers_as_documented() {
             .await
             .ok();
     }
-    for path in ["/v1/flags/a", "/v1/settings/limits"] {
+    for path in [
+        "/v1/flags/a",
+        "/v1/settings/limits",
+        "/v1/applications/shop%2Fweb",
+    ] {
         api.send("DELETE", path, any, None).await.ok();
     }
 

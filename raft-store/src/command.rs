@@ -62,16 +62,19 @@ pub enum ObjectKind {
     Policy,
     /// Something that is set once for the whole cluster, such as its limits.
     Setting,
+    /// What one application needs.
+    Application,
 }
 
 impl ObjectKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Environment,
         Self::Flag,
         Self::Segment,
         Self::Policy,
         Self::Setting,
+        Self::Application,
     ];
 
     /// The word used in paths, answers and logs.
@@ -82,6 +85,7 @@ impl ObjectKind {
             Self::Segment => "segment",
             Self::Policy => "policy",
             Self::Setting => "setting",
+            Self::Application => "application",
         }
     }
 
@@ -156,6 +160,15 @@ impl ObjectId {
         }
     }
 
+    /// Names an application.
+    pub fn application(key: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind: ObjectKind::Application,
+            environment: None,
+            key: key.into(),
+        }
+    }
+
     /// The kind.
     pub fn kind(&self) -> ObjectKind {
         self.kind
@@ -187,6 +200,7 @@ impl ObjectId {
             ObjectKind::Segment => 2,
             ObjectKind::Policy => 3,
             ObjectKind::Setting => 4,
+            ObjectKind::Application => 5,
         });
         for part in [environment, &*self.key] {
             out.extend_from_slice(&(part.len() as u16).to_be_bytes());

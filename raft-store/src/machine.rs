@@ -7,11 +7,13 @@
 //! Ground state: objects (JSON text with version, time and author), the request-id window, the
 //! leader's time, `version_base`. Derived, carried in the same entry by the leader and stored as
 //! its very bytes (I4): compiled states, their digest, who uses whom, the ring of recent changes.
-//! Derived by each machine for itself, and in no digest: the limits in force (`derived`).
+//! Derived by each machine for itself, and in no digest: the limits in force, which flags have
+//! which tag (`derived`).
 //!
 //! Cloning a `Machine` is cheap (persistent maps): the published [`View`], a snapshot being
 //! written and the Writer's draft are all clones.
 
+mod application;
 mod derived;
 mod records;
 
@@ -144,6 +146,8 @@ pub struct Machine {
     digest: Digest,
     flags: usize,
     limits: Limits,
+    /// Flags by tag.
+    tagged: OrdMap<Arc<str>, OrdSet<StateKey>>,
 }
 
 /// The replicated scalars of a machine, as a snapshot stores them.
@@ -183,6 +187,7 @@ impl Machine {
             digest: Digest::default(),
             flags: 0,
             limits: Limits::DEFAULT,
+            tagged: OrdMap::new(),
         }
     }
 
@@ -327,7 +332,8 @@ impl Machine {
         if let Some(old) = &old {
             self.digest.remove(object_hash(id, old));
         }
-        self.derive(id, write.value.as_deref());
+        let before = old.as_ref().map(|object| &*object.value);
+        self.derive(id, before, write.value.as_deref());
         if id.kind() == ObjectKind::Flag {
             self.flags =
                 self.flags + usize::from(write.value.is_some()) - usize::from(old.is_some());
@@ -652,6 +658,7 @@ fn first_id(kind: ObjectKind, environment: Option<&EnvironmentKey>, key: &str) -
         (ObjectKind::Segment, Some(environment)) => ObjectId::segment(environment.clone(), key),
         (ObjectKind::Environment, _) => ObjectId::environment_object(key),
         (ObjectKind::Setting, _) => ObjectId::setting(key),
+        (ObjectKind::Application, _) => ObjectId::application(key),
         (ObjectKind::Flag | ObjectKind::Policy | ObjectKind::Segment, _) => ObjectId::flag(key),
     }
 }

@@ -20,8 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pennon_evaluator::{
-    DEPTH_MAX, EncodedState, Environment, EnvironmentKey, EvaluationState, Fault, Limits,
-    SegmentPolicy, Setting, StateKey, TargetingPolicy, Version, check_graph, parse_json,
+    Application, ApplicationKey, DEPTH_MAX, EncodedState, Environment, EnvironmentKey,
+    EvaluationState, Fault, Limits, SegmentPolicy, Setting, StateKey, TargetingPolicy, Version,
+    check_graph, parse_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -419,6 +420,11 @@ impl Draft {
                 let setting: Setting =
                     (object.key().parse()).map_err(|why| invalid(whole(&why)))?;
                 setting.check(value).map_err(invalid)
+            }
+            ObjectKind::Application => {
+                let key =
+                    ApplicationKey::try_from(object.key()).map_err(|why| invalid(whole(&why)))?;
+                Application::parse(&key, value).map(drop).map_err(invalid)
             }
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::connection::Asking;
 use super::failure::{Exit, Failure};
-use super::place::{Place, SETTINGS};
+use super::place::{APPLICATIONS, Place, SETTINGS};
 use super::terminal::{Cell, Paint, cut};
 use super::write::encoded;
 
@@ -208,6 +208,23 @@ pub(crate) async fn list_environments(asking: &Asking) -> Result<(), Failure> {
             ]
         },
     )
+    .await
+}
+
+/// Lists the applications.
+pub(crate) async fn list_applications(asking: &Asking) -> Result<(), Failure> {
+    let header = ["APPLICATION", "TAGS", "VERSION", "UPDATED", "DESCRIPTION"];
+    list(asking, APPLICATIONS, &header, |item, key| {
+        let tags = item["value"]["tags"].as_array().into_iter().flatten();
+        let tags: Vec<&str> = tags.filter_map(Value::as_str).collect();
+        vec![
+            key.into(),
+            cut(&tags.join(", "), TEXT_CHARS_MAX).into(),
+            number(item),
+            updated(item),
+            description(item),
+        ]
+    })
     .await
 }
 

@@ -81,6 +81,9 @@ enum Command {
     /// Environments
     #[command(subcommand)]
     Env(objects::EnvCommand),
+    /// Applications: which flags a program needs, by their tags
+    #[command(subcommand)]
+    App(objects::AppCommand),
     /// Settings of the cluster, such as its limits
     #[command(subcommand)]
     Setting(setting::SettingCommand),
@@ -157,6 +160,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Policy(command) => objects::policy(command, connection.asking()?).await,
         Command::Segment(command) => objects::segment(command, connection.asking()?).await,
         Command::Env(command) => objects::environment(command, connection.asking()?).await,
+        Command::App(command) => objects::application(command, connection.asking()?).await,
         Command::Setting(command) => setting::run(command, connection.asking()?).await,
         Command::Change(command) => write::change(command, connection.asking()?).await,
         Command::Eval(command) => evaluate::run(command, connection.asking()?).await,

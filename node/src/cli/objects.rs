@@ -1,4 +1,4 @@
-//! `pennon flag`, `policy`, `segment` and `env`: looking at objects of ground state.
+//! `pennon flag`, `policy`, `segment`, `env` and `app`: looking at objects of ground state.
 //!
 //! What must hold: what is printed with `-o json` is what the node answered, so that a script sees
 //! the documented shapes; a table is for people and may change.
@@ -12,7 +12,9 @@ use serde_json::{Map, Value, json};
 
 use super::connection::Asking;
 use super::failure::Failure;
-use super::lists::{history, list_environments, list_flags, list_policies, list_segments};
+use super::lists::{
+    history, list_applications, list_environments, list_flags, list_policies, list_segments,
+};
 use super::place::Place;
 use super::terminal::{Paint, pretty, shown};
 use super::values::split;
@@ -80,6 +82,25 @@ pub(crate) enum EnvCommand {
     Put(PutCommand),
     /// Delete an environment
     Delete(DeleteCommand),
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Example:
+  pennon app put shop --value '{\"tags\": [\"checkout\", \"search\"]}'
+
+An application is the flags with any of its tags, and the segments and prerequisites that they use.")]
+pub(crate) enum AppCommand {
+    /// List all applications
+    List,
+    /// Show one application
+    Get(KeyArgs),
+    /// Create or replace an application
+    Put(PutCommand),
+    /// Delete an application
+    Delete(DeleteCommand),
+    /// Show who changed an application, when and why
+    History(KeyArgs),
 }
 
 #[derive(Args, Debug)]
@@ -268,6 +289,24 @@ pub(crate) async fn environment(command: EnvCommand, asking: Asking) -> Result<(
                 )
                 .await
         }
+    }
+}
+
+/// `pennon app`.
+pub(crate) async fn application(command: AppCommand, asking: Asking) -> Result<(), Failure> {
+    let of = |key: &str| Place::application(key);
+    match command {
+        AppCommand::List => list_applications(&asking).await,
+        AppCommand::Get(args) => get(&asking, &of(&args.key)).await,
+        AppCommand::Put(command) => {
+            let retry = retry("app put", &command.key, None);
+            command.run(&asking, of(&command.key), &retry).await
+        }
+        AppCommand::Delete(command) => {
+            let retry = retry("app delete", &command.key, None);
+            command.run(&asking, of(&command.key), &retry).await
+        }
+        AppCommand::History(args) => history(&asking, &of(&args.key)).await,
     }
 }
 

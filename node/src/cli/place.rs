@@ -6,6 +6,9 @@ use pennon_client::admin::Resource;
 
 use super::write::encoded;
 
+/// The applications, as a path.
+pub(crate) const APPLICATIONS: &str = "/v1/applications";
+
 /// The settings of the cluster, as a path.
 pub(crate) const SETTINGS: &str = "/v1/settings";
 
@@ -37,6 +40,10 @@ impl Place {
     pub(crate) fn segment(environment: &str, key: &str) -> Place {
         let resource = Resource::segment(environment, key);
         Place::known("segment", Some(environment), &resource)
+    }
+
+    pub(crate) fn application(key: &str) -> Place {
+        Place::global("application", APPLICATIONS, key)
     }
 
     pub(crate) fn setting(name: &str) -> Place {

@@ -82,8 +82,8 @@ pub(crate) struct ReasonArgs {
 The file is a JSON list:
   [{\"op\":\"put\", \"kind\":\"flag\", \"key\":\"a\", \"value\":{…}, \"expected_version\":0},
    {\"op\":\"delete\", \"kind\":\"policy\", \"environment\":\"production\", \"key\":\"b\"}]
-Kinds: flag, environment, policy, segment, setting. expected_version: 0 when it must not exist,
-left out when anything will do. Either all of it happens, at one version, or nothing.")]
+Kinds: flag, environment, policy, segment, setting, application. expected_version: 0 when it must
+not exist, left out when anything will do. Either all of it happens, at one version, or nothing.")]
 pub(crate) struct ChangeCommand {
     /// File that holds the change set as JSON; - for stdin
     #[arg(short, long, value_name = "FILE")]

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Core;
 
 mod answer;
+mod applications;
 mod call;
 mod changes;
 mod cluster;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::StatusCode;
-use pennon_evaluator::{EnvironmentKey, FlagKey, SegmentKey, Setting};
+use pennon_evaluator::{ApplicationKey, EnvironmentKey, FlagKey, SegmentKey, Setting};
 use pennon_raft_store::command::{Change, ObjectId, ObjectKind};
 use pennon_raft_store::machine::{Object, View};
 use pennon_raft_store::plan::Ask;
@@ -41,6 +41,9 @@ pub(crate) fn id_of(
         ObjectKind::Segment => {
             let environment = environment?;
             SegmentKey::try_from(key).map(|key| ObjectId::segment(environment, key.shared()))
+        }
+        ObjectKind::Application => {
+            ApplicationKey::try_from(key).map(|key| ObjectId::application(key.shared()))
         }
         ObjectKind::Setting => {
             let setting = key.parse::<Setting>().map_err(|why| why.to_string());

@@ -20,7 +20,7 @@ use pennon_evaluator::wire::{MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES};
 
 const ABOUT: &str = "Feature flags that need no database, and prove what every process sees.\n\n\
     Any node takes any request; writes and linearizable reads go through the leader. Ground state (flags, environments, \
-    policies, segments, settings) and states are read linearizably unless ?consistency= says otherwise; snapshots and evaluations \
+    policies, segments, applications, settings) and states are read linearizably unless ?consistency= says otherwise; snapshots and evaluations \
     are bounded: by this node alone, within the staleness bound.\n\n\
     Keys are percent-encoded in paths (`/` as %2F). Unknown query parameters are refused. Every answer, errors included, \
     carries Pennon-Version, Pennon-Staleness-Ms and Pennon-Node. HEAD works wherever GET does; OPTIONS answers with Allow.\n\n\

@@ -11,8 +11,8 @@ use super::call::LIMIT_MAX;
 use super::problem::Slug;
 use super::route::{Body, Conditions, Gives, Handler, Param, ParamKind, Permission, Route, Verb};
 use super::{
-    changes, cluster, dispatch, environments, evaluate, flags, health, openapi, policies, segments,
-    settings, snapshots, states, stream, write,
+    applications, changes, cluster, dispatch, environments, evaluate, flags, health, openapi,
+    policies, segments, settings, snapshots, states, stream, write,
 };
 
 const MIB: usize = 1 << 20;
@@ -183,6 +183,14 @@ const SEGMENT: Kind = Kind {
     value_len_max: 16 * MIB,
 };
 
+const APPLICATION: Kind = Kind {
+    tag: "applications",
+    value: "Application",
+    object: "ApplicationObject",
+    list: "ApplicationList",
+    write: Permission::Write { scoped: false },
+    value_len_max: 256 << 10,
+};
 const SETTING: Kind = Kind {
     tag: "settings",
     value: "Setting",
@@ -510,6 +518,36 @@ pub(crate) static ROUTES: &[Route] = &[
         "/v1/environments/{environment}/segments/{segment}/history",
         "segmentHistory",
         |call| Box::pin(segments::history(call)),
+    ),
+    list(
+        &APPLICATION,
+        "/v1/applications",
+        "listApplications",
+        |call| Box::pin(applications::list(call)),
+    ),
+    get(
+        &APPLICATION,
+        "/v1/applications/{application}",
+        "getApplication",
+        |call| Box::pin(applications::get(call)),
+    ),
+    put(
+        &APPLICATION,
+        "/v1/applications/{application}",
+        "putApplication",
+        |call| Box::pin(applications::put(call)),
+    ),
+    delete(
+        &APPLICATION,
+        "/v1/applications/{application}",
+        "deleteApplication",
+        |call| Box::pin(applications::delete(call)),
+    ),
+    history(
+        &APPLICATION,
+        "/v1/applications/{application}/history",
+        "applicationHistory",
+        |call| Box::pin(applications::history(call)),
     ),
     list(&SETTING, "/v1/settings", "listSettings", |call| {
         Box::pin(settings::list(call))

@@ -3,7 +3,7 @@
 //! What must hold: a field is listed as `required` exactly when every answer has it; tests hold
 //! real answers against that.
 
-use pennon_evaluator::{LAYER_SLOTS, Limits, Op, WEIGHT_SUM_MAX};
+use pennon_evaluator::{Application, KEY_LEN_MAX, LAYER_SLOTS, Limits, Op, WEIGHT_SUM_MAX};
 use pennon_raft_store::command::ObjectKind;
 use serde_json::{Map, Value, json};
 
@@ -91,6 +91,14 @@ fn ground_state() -> Value {
             "description?": text,
             "protected?": flag,
             "staleness_bound_ms?": { "type": "integer", "minimum": 1_000, "maximum": 600_000, "default": 10_000 },
+        })),
+        "Application": object("What one application needs: the flags with any of these tags, and whatever those use.", json!({
+            "key?": to("Key"),
+            "tags": {
+                "type": "array", "minItems": 1, "maxItems": Application::TAGS_MAX, "uniqueItems": true,
+                "items": { "type": "string", "minLength": 1, "maxLength": KEY_LEN_MAX },
+            },
+            "description?": text,
         })),
         "TargetingPolicy": object("What a flag does in one environment.", json!({
             "enabled": flag,
@@ -230,6 +238,7 @@ fn objects() -> Value {
         ("Environment", "Environment"),
         ("Policy", "TargetingPolicy"),
         ("Segment", "SegmentPolicy"),
+        ("Application", "Application"),
         ("Setting", "Setting"),
     ] {
         let one = object(

@@ -70,6 +70,35 @@ fn objects_are_created_listed_replaced_and_deleted() {
 }
 
 #[test]
+fn applications_are_objects_like_any_other() {
+    let node = Single::with_flag();
+    node.run("app list").exits(0).complains("nothing here yet");
+    let put = |more: &str, value: &str| {
+        node.run_with(&format!("app put shop/web {more} --value"), &[value])
+    };
+    put("", r#"{"tags":[]}"#).exits(1).complains("/tags");
+    put(
+        "",
+        r#"{"tags":["checkout","search"],"description":"the shop"}"#,
+    )
+    .exits(0)
+    .prints("created");
+    node.run("app list")
+        .exits(0)
+        .prints("checkout, search")
+        .prints("the shop");
+    put("--create", r#"{"tags":["a"]}"#)
+        .exits(4)
+        .complains("pennon app put shop/web --if-version");
+    put("--force", r#"{"tags":["a"]}"#).exits(0).prints(" -> ");
+    let got = node.run("app get shop/web -o json").exits(0).json();
+    assert_eq!(got["value"], json!({"tags": ["a"]}));
+    node.run("app history shop/web").exits(0).prints("checkout");
+    node.run("app delete shop/web").exits(0).prints("deleted");
+    node.run("app get shop/web").exits(3);
+}
+
+#[test]
 fn limits_are_shown_whether_set_or_not() {
     let node = Single::with_flag();
     node.run("setting list").exits(0).prints("defaults");

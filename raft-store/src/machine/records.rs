@@ -85,7 +85,7 @@ impl Machine {
                     self.environments.insert(environment, Compiled::default());
                 }
                 self.flags += usize::from(id.kind() == ObjectKind::Flag);
-                self.derive(&id, Some(&object.value));
+                self.derive(&id, None, Some(&object.value));
                 self.objects.insert(id, Arc::new(object));
             }
             SnapshotRecord::State(environment, key, bytes, uses) => {

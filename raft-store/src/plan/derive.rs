@@ -205,7 +205,7 @@ fn broken_users(
 
 fn state_key(object: &ObjectId) -> Option<StateKey> {
     match object.kind() {
-        ObjectKind::Environment | ObjectKind::Setting => None,
+        ObjectKind::Environment | ObjectKind::Setting | ObjectKind::Application => None,
         ObjectKind::Flag | ObjectKind::Policy => StateKey::new(StateKind::Flag, object.key()).ok(),
         ObjectKind::Segment => StateKey::new(StateKind::Segment, object.key()).ok(),
     }

@@ -7,6 +7,8 @@
     reason = "helpers of tests may panic"
 )]
 
+mod applications;
+mod applications_property;
 mod decisions;
 mod experiments;
 mod experiments_property;

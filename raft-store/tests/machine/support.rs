@@ -135,6 +135,16 @@ pub(crate) fn setting(name: &str) -> ObjectId {
     ObjectId::setting(name)
 }
 
+pub(crate) fn application(key: &str) -> ObjectId {
+    ObjectId::application(key)
+}
+
+/// FLAG with tags.
+pub(crate) fn tagged(tags: &[&str]) -> String {
+    let tags = format!("{{\"tags\":{tags:?},");
+    FLAG.replacen('{', &tags, 1)
+}
+
 pub(crate) fn put(object: ObjectId, json: &str) -> AskedWrite {
     AskedWrite {
         object,

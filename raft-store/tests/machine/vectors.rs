@@ -16,7 +16,7 @@ use pennon_raft_store::window::Remembered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::support::{e, env, flag, policy, segment, setting};
+use crate::support::{application, e, env, flag, policy, segment, setting};
 
 fn v(number: u64) -> Version {
     Version::new(number).unwrap()
@@ -200,4 +200,5 @@ fn stored_bytes_are_frozen() {
     frozen("change-1.hex", &change());
     frozen("names-1.hex", &names());
     frozen("settings-1.hex", &later(setting("limits")));
+    frozen("applications-1.hex", &later(application("shop")));
 }
