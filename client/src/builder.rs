@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use pennon_evaluator::{Environment, EnvironmentKey, Snapshot};
+use pennon_evaluator::{Environment, EnvironmentKey, FlagKey, Snapshot};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::runtime::Handle;
@@ -42,6 +42,7 @@ const CLIENT_ID_LEN_MAX: usize = 256;
 pub struct ClientBuilder {
     urls: Vec<String>,
     environment: Option<String>,
+    application: Option<String>,
     token: Option<String>,
     staleness_max: Option<Duration>,
     policy: StalePolicy,
@@ -64,6 +65,7 @@ impl ClientBuilder {
         ClientBuilder {
             urls: urls.into_iter().map(Into::into).collect(),
             environment: None,
+            application: None,
             token: None,
             staleness_max: None,
             policy: StalePolicy::default(),
@@ -110,6 +112,14 @@ impl ClientBuilder {
     /// Sets the environment. There is no default.
     pub fn environment(mut self, environment: impl Into<String>) -> ClientBuilder {
         self.environment = Some(environment.into());
+        self
+    }
+
+    /// Sets the application: only the flags that carry one of its tags are held, with what they use.
+    /// Unless set it is the whole environment. A flag outside of it evaluates as one that is not
+    /// there, and a cache file of another application is not read.
+    pub fn application(mut self, application: impl Into<String>) -> ClientBuilder {
+        self.application = Some(application.into());
         self
     }
 
@@ -231,6 +241,12 @@ impl ClientBuilder {
         let environment = environment.ok_or_else(|| Error::settings("no environment is given"))?;
         let environment = EnvironmentKey::try_from(environment)
             .map_err(|e| Error::settings(format!("environment {environment:?}: {e}")))?;
+        let application = self.application.clone();
+        if let Some(application) = &application {
+            // Applications are named as flags are.
+            FlagKey::try_from(application.as_str())
+                .map_err(|e| Error::settings(format!("application {application:?}: {e}")))?;
+        }
         let token = self.token.as_deref().map(http1::bearer).transpose()?;
         let seed = self
             .seed
@@ -245,7 +261,7 @@ impl ClientBuilder {
         }
         let identity = Identity {
             environment: environment.clone(),
-            application: None,
+            application,
         };
         let bootstrap = self.bootstrap.as_deref();
         let bootstrap = bootstrap.map(|bytes| bootstrap_of(bytes, &identity));
@@ -270,6 +286,7 @@ impl ClientBuilder {
     ) -> Driver {
         let environment = identity.environment.clone();
         let name = environment.to_string();
+        let application = identity.application.clone();
         let cache = self.cache_file.map(|path| Cache::new(path, identity));
         let session = Session::new(Settings {
             environment,
@@ -296,6 +313,7 @@ impl ClientBuilder {
             shared: Arc::new(shared),
             connector: self.connector,
             environment: name,
+            application,
             client_id,
             token,
             link: Link::Closed,
@@ -420,6 +438,8 @@ mod tests {
             Client::builder(["http://127.0.0.1:1"]),
             Client::builder(Vec::<String>::new()).environment("prod"),
             good().environment("a b"),
+            good().application("a b"),
+            good().application(""),
             good().token("a\nb".to_owned()),
             good().client_id(""),
             good().client_id("x".repeat(257)),

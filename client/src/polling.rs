@@ -30,6 +30,7 @@ const META_LEN_MAX: usize = 1 << 20;
 /// What to ask for.
 pub(crate) struct Poll {
     pub(crate) environment: String,
+    pub(crate) application: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) since: Option<Version>,
     /// The cluster of the state held.
@@ -55,6 +56,9 @@ impl Poll {
         let mut path = self.path("/snapshot?consistency=stale");
         let mut headers = self.headers.clone();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(application) = &self.application {
+            path.push_str(&format!("&app={}", http1::segment(application)));
+        }
         if let Some(since) = since {
             path.push_str(&format!("&since={since}"));
             if let Ok(tag) = HeaderValue::from_str(&format!("\"{since}\"")) {

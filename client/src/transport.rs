@@ -45,6 +45,7 @@ pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     pub(crate) connector: Arc<dyn Connector>,
     pub(crate) environment: String,
+    pub(crate) application: Option<String>,
     pub(crate) client_id: String,
     pub(crate) token: Option<HeaderValue>,
     pub(crate) link: Link,
@@ -131,6 +132,7 @@ impl Driver {
                 } => {
                     let poll = Poll {
                         environment: self.environment.clone(),
+                        application: self.application.clone(),
                         headers: self.headers(),
                         since,
                         cluster_id,
@@ -203,6 +205,9 @@ impl Driver {
         let environment = http1::segment(&self.environment);
         let client = http1::segment(&self.client_id);
         let mut path = format!("/v1/environments/{environment}/stream?client={client}");
+        if let Some(application) = &self.application {
+            path.push_str(&format!("&app={}", http1::segment(application)));
+        }
         if let Some(since) = since {
             path.push_str(&format!("&since={since}"));
         }
