@@ -85,7 +85,9 @@ pub struct Core {
     pub(crate) confirm: Confirm,
     pub(crate) writer: Writer,
     pub(crate) peers: PeerClient,
-    pub(crate) hub: Hub,
+    pub(crate) hub: Arc<Hub>,
+    /// Who is connected to the other members.
+    pub(crate) rolls: crate::delivery::Rolls,
     /// Cancelled when the node drains: open streams say goodbye, readiness goes red.
     pub(crate) draining: CancellationToken,
     /// The first thing that this node found wrong with itself (I4).

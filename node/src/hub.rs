@@ -1,29 +1,44 @@
 //! Streams (D5, I8): what each connection is told, in order, without gaps, whatever its speed.
 //!
+//! ```text
+//!  Raft applies ──► pump ──► channel of a scope ──► every stream of it: cursor ──► bytes
+//!                   (what   (what is shown, with     (what next?)
+//!                   changed?) shared messages)
+//! ```
 //! A stream has a [`Cursor`]: the version its client has. Each time the connection can take more,
-//! the cursor is compared with the newest view: nothing new, one merged delta, or a full snapshot.
+//! the cursor is compared with what is shown: nothing new, one merged delta, or a full snapshot.
 //! So a slow reader never grows a queue: it is skipped ahead. Whole versions only (I3). A message
 //! is encoded once per node and encoding and shared by all streams that need the same one; only
-//! the two ages in front differ. Deciding what comes next is pure; the rest is waiting.
+//! the two ages in front differ.
+
+mod channel;
+mod cursor;
+pub mod receipts;
+mod shown;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use pennon_evaluator::wire::{Ages, Intent, SharedEvent, SharedFrame, StreamMessage};
+use pennon_evaluator::wire::{Ages, StreamMessage};
 use pennon_evaluator::{ConfigSnapshot, EnvironmentKey, Snapshot, Version};
-use pennon_raft_store::machine::{Machine, Since, View};
+use pennon_raft_store::machine::{Since, View};
+use pennon_raft_store::raft::{Blocking, Raft};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+pub use self::channel::Encoding;
+use self::channel::{Channel, Encoded, encode};
+pub use self::cursor::{Cursor, Step};
+use self::receipts::{Receipts, Seat};
+pub use self::shown::{Scope, Shown};
+use crate::clock::Clock;
+use crate::confirm::Confirm;
 use crate::core::Core;
-
-/// Encoded messages kept per environment, and their bytes; the newest is kept whatever its size.
-/// Of full snapshots only the newest of each encoding is kept: nobody asks for an older one.
-const ENCODED_MAX: usize = 32;
-const ENCODED_BYTES_MAX: usize = 16 << 20;
 
 /// Heartbeats come at least this often.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
@@ -31,104 +46,36 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 /// What a draining node asks of its clients: how long to wait, at most, before connecting again.
 const GOODBYE_RETRY: Duration = Duration::from_secs(1);
 
-/// How a stream is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Encoding {
-    /// Length, crc and bincode: the Rust client.
-    Frames,
-    /// Server-Sent Events with JSON.
-    Events,
-}
+/// The longest time between two rounds of the pump.
+const PUMP_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The streams of one node.
-#[derive(Default)]
 pub struct Hub {
-    encoded: Mutex<BTreeMap<EnvironmentKey, VecDeque<(EncodedKey, Encoded)>>>,
-    open: Arc<AtomicU64>,
+    source: Source,
+    channels: Mutex<BTreeMap<Scope, Weak<Channel>>>,
+    /// A channel is new: the pump may have looked before it was there.
+    added: Notify,
+    open: AtomicU64,
+    receipts: Arc<Receipts>,
+    reached: Mutex<Reached>,
 }
 
-/// From which version (`None`: a full snapshot) to which, in which encoding.
-type EncodedKey = (Option<Version>, Version, Encoding);
+/// When this node had which version: the newest ones.
+#[derive(Default)]
+struct Reached(VecDeque<(Version, Duration)>);
 
-#[derive(Clone)]
-enum Encoded {
-    Frame(Arc<SharedFrame>),
-    Event(Arc<SharedEvent>),
+/// Where the hub learns what is committed, and how fresh that is.
+struct Source {
+    raft: Raft,
+    confirm: Confirm,
+    clock: Arc<dyn Clock>,
 }
 
-/// Where one stream stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    environment: EnvironmentKey,
-    /// The version the client has; `None` before its first snapshot.
-    version: Option<Version>,
-    greeted: bool,
-    next_heartbeat: Duration,
-    heartbeat: Duration,
-}
-
-/// What a stream does next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Say hello: this will follow.
-    Hello(Intent),
-    /// Send the whole environment.
-    Snapshot,
-    /// Send what changed since this version.
-    Delta(Version),
-    /// Say that nothing changed up to the view's version.
-    Heartbeat,
-    /// The environment is gone, or the client is ahead of anything this node can prove.
-    Reset(&'static str),
-    /// Wait for a change, at most until this moment of the cursor's clock.
-    Wait(Duration),
-}
-
-impl Cursor {
-    /// Starts a stream for a client that has `since`; `now` is a reading of any monotonic clock.
-    pub fn new(
-        environment: EnvironmentKey,
-        since: Option<Version>,
-        heartbeat: Duration,
-        now: Duration,
-    ) -> Self {
-        Self {
-            environment,
-            version: since,
-            greeted: false,
-            next_heartbeat: now + heartbeat,
-            heartbeat,
-        }
-    }
-
-    /// Decides what comes next and assumes that it is sent.
-    pub fn next(&mut self, machine: &Machine, now: Duration) -> Step {
-        if machine.compiled(&self.environment).is_none() {
-            return Step::Reset("the environment does not exist");
-        }
-        let since = self
-            .version
-            .map_or(Since::Full, |have| machine.since(&self.environment, have));
-        if !self.greeted {
-            self.greeted = true;
-            return match since {
-                Since::Nothing => Step::Hello(Intent::None),
-                Since::Changes(_) => Step::Hello(Intent::Changes),
-                Since::Full => Step::Hello(Intent::Full),
-                Since::Ahead => Step::Reset("this node is behind the version you have"),
-            };
-        }
-        let step = match (since, self.version) {
-            (Since::Full, _) => Step::Snapshot,
-            (Since::Changes(delta), _) => Step::Delta(delta.from),
-            (Since::Ahead, _) => return Step::Reset("this node is behind the version you have"), // I6
-            (Since::Nothing, _) if now >= self.next_heartbeat => Step::Heartbeat,
-            (Since::Nothing, _) => return Step::Wait(self.next_heartbeat),
-        };
-        // Whatever is sent carries the ages and brings the client to the view's version.
-        self.version = Some(machine.version());
-        self.next_heartbeat = now + self.heartbeat;
-        step
+impl Source {
+    /// The proof, and the view that it covers: read in this order. (I5)
+    fn newest(&self) -> (Option<Duration>, View) {
+        let fresh_at = self.confirm.fresh_at();
+        (fresh_at, self.raft.view())
     }
 }
 
@@ -140,10 +87,12 @@ pub fn heartbeat_of(staleness_bound: Duration) -> Duration {
 /// What a client asked for.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// The environment; it must exist.
-    pub environment: EnvironmentKey,
+    /// What it is about; it must exist.
+    pub scope: Scope,
     /// The version the client has.
     pub since: Option<Version>,
+    /// What the evaluator calls itself.
+    pub client: Option<String>,
     /// How to write.
     pub encoding: Encoding,
     /// The environment's staleness bound.
@@ -151,9 +100,62 @@ pub struct Subscription {
 }
 
 impl Hub {
+    /// Starts without streams.
+    pub fn start(
+        raft: Raft,
+        confirm: Confirm,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        // Milliseconds, with room for a million changes in each.
+        let start = clock.unix_ms() << 20;
+        let source = Source {
+            raft,
+            confirm,
+            clock,
+        };
+        let hub = Arc::new(Self {
+            source,
+            channels: Mutex::default(),
+            added: Notify::new(),
+            open: AtomicU64::new(0),
+            receipts: Arc::new(Receipts::new(start)),
+            reached: Mutex::default(),
+        });
+        let pump = pump(hub.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = pump => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        hub
+    }
+
     /// Open streams.
     pub fn streams(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Who has acknowledged what.
+    pub fn receipts(&self) -> &Arc<Receipts> {
+        &self.receipts
+    }
+
+    /// Asks every evaluator of an environment for a receipt of a version.
+    pub(crate) fn want(&self, environment: &EnvironmentKey, version: Version) {
+        let channels = self.open_channels().into_iter();
+        for (_, channel) in channels.filter(|(here, _)| here == environment) {
+            channel.want(version);
+        }
+    }
+
+    /// A moment, on the node's monotonic clock, at which this node had a version: not long after it
+    /// got it for the newest ones, later for older ones.
+    pub(crate) fn reached(&self, version: Version) -> Duration {
+        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.source.clock.monotonic();
+        reached.when(version).unwrap_or(now)
     }
 
     /// Opens a stream; the request began at `started` of the node's monotonic clock. The caller
@@ -163,22 +165,38 @@ impl Hub {
         subscription: Subscription,
         started: Duration,
     ) -> impl Stream<Item = Bytes> + Send + use<> {
-        core.hub.open.fetch_add(1, Ordering::Relaxed);
+        let hub = core.hub.clone();
+        let number = hub.open.fetch_add(1, Ordering::Relaxed);
+        let channel = hub.channel(&subscription.scope);
+        channel.streams().fetch_add(1, Ordering::Relaxed);
+        let newer = |since: &Version| *since > channel.follow().borrow().view.version();
+        if subscription.since.as_ref().is_some_and(newer) {
+            // This node has it, but did not need to show it yet.
+            let (fresh_at, view) = hub.source.newest();
+            channel.show(&view, fresh_at);
+        }
+        let clock = hub.source.clock.clone();
+        let environment = &subscription.scope.environment;
+        let client = subscription.client.as_deref();
+        let seat = hub
+            .receipts
+            .sit(environment, client, Box::new(move || clock.monotonic()));
         let heartbeat = heartbeat_of(subscription.staleness_bound);
-        let cursor = Cursor::new(
-            subscription.environment.clone(),
-            subscription.since,
-            heartbeat,
-            started,
-        );
+        // Streams that were opened together must not all beat together.
+        let spread = heartbeat / 64 * (number % 16) as u32;
         let streaming = Streaming {
-            core: core.clone(),
-            open: Open(core.hub.open.clone()),
-            views: core.raft.views(),
-            cursor,
+            shown: channel.follow(),
+            open: Open {
+                hub,
+                channel,
+                _seat: seat,
+            },
+            draining: core.draining.clone(),
+            cluster: core.cluster().to_string(),
+            blocking: core.blocking,
+            cursor: Cursor::new(subscription.since, heartbeat - spread, started),
             subscription,
             started,
-            fresh_at: None,
             queued: VecDeque::new(),
             ended: false,
         };
@@ -188,84 +206,108 @@ impl Hub {
         })
     }
 
-    fn encoded(
-        &self,
-        environment: &EnvironmentKey,
-        key: EncodedKey,
-        make: impl FnOnce() -> Option<StreamMessage>,
-    ) -> Option<Encoded> {
-        let mut all = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = all.entry(environment.clone()).or_default();
-        if let Some((_, encoded)) = here.iter().find(|(have, _)| *have == key) {
-            return Some(encoded.clone());
+    /// The channel of a scope, a new one if it has no streams.
+    fn channel(&self, scope: &Scope) -> Arc<Channel> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(scope).and_then(Weak::upgrade) {
+            return channel;
         }
-        let encoded = encode(key.2, environment, &make()?)?;
-        keep(here, key, encoded.clone());
-        Some(encoded)
+        let (fresh_at, view) = self.source.newest();
+        let channel = Arc::new(Channel::new(scope.clone(), view, fresh_at));
+        channels.retain(|_, channel| channel.strong_count() > 0);
+        channels.insert(scope.clone(), Arc::downgrade(&channel));
+        self.added.notify_one();
+        channel
+    }
+
+    fn open_channels(&self) -> Vec<(EnvironmentKey, Arc<Channel>)> {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = channels
+            .iter()
+            .filter_map(|(scope, channel)| Some((scope.environment.clone(), channel.upgrade()?)));
+        open.collect()
+    }
+
+    /// Offers the newest view to every channel; returns when to do so again at the latest.
+    fn offer_all(&self) -> Duration {
+        let (fresh_at, view) = self.source.newest();
+        let now = self.source.clock.monotonic();
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        reached.note(view.version(), now);
+        drop(reached);
+        let offers = self
+            .open_channels()
+            .into_iter()
+            .map(|(environment, channel)| {
+                let bound = Core::environment(&view, &environment).unwrap_or_default();
+                let bound = Duration::from_millis(bound.staleness_bound_ms);
+                channel.offer(&view, fresh_at, now, heartbeat_of(bound) / 4)
+            });
+        let due = offers.min().unwrap_or(now + PUMP_PAUSE_MAX);
+        due.saturating_sub(now).min(PUMP_PAUSE_MAX)
     }
 }
 
-fn keep(here: &mut VecDeque<(EncodedKey, Encoded)>, key: EncodedKey, encoded: Encoded) {
-    if key.0.is_none() {
-        here.retain(|((from, _, encoding), _)| from.is_some() || *encoding != key.2);
-    }
-    here.push_back((key, encoded));
-    let mut bytes: usize = here.iter().map(|(_, encoded)| encoded.len()).sum();
-    while here.len() > ENCODED_MAX || (bytes > ENCODED_BYTES_MAX && here.len() > 1) {
-        let Some((_, gone)) = here.pop_front() else {
-            return;
-        };
-        bytes -= gone.len();
-    }
-}
+impl Reached {
+    /// Far more than there are versions within any staleness bound that matters to a receipt.
+    const LEN: usize = 4_096;
 
-impl Encoded {
-    fn len(&self) -> usize {
-        match self {
-            Self::Frame(frame) => frame.body().len(),
-            Self::Event(event) => event.tail().len(),
+    fn note(&mut self, version: Version, now: Duration) {
+        if self.0.back().is_none_or(|(have, _)| *have < version) {
+            self.0.push_back((version, now));
+        }
+        if self.0.len() > Self::LEN {
+            self.0.pop_front();
         }
     }
+
+    fn when(&self, version: Version) -> Option<Duration> {
+        let at = self.0.partition_point(|(have, _)| *have < version);
+        self.0.get(at).map(|(_, when)| *when)
+    }
 }
 
-fn encode(
-    encoding: Encoding,
-    environment: &EnvironmentKey,
-    message: &StreamMessage,
-) -> Option<Encoded> {
-    let encoded = match encoding {
-        Encoding::Frames => SharedFrame::encode(message)
-            .map(|frame| Encoded::Frame(Arc::new(frame)))
-            .ok(),
-        Encoding::Events => SharedEvent::encode(environment, message)
-            .map(|event| Encoded::Event(Arc::new(event)))
-            .ok(),
-    };
-    if encoded.is_none() {
-        tracing::error!(%environment, kind = message.name(), "a message could not be encoded");
+/// Shows the channels what is committed, as it comes.
+async fn pump(hub: Arc<Hub>) {
+    let mut views = hub.source.raft.views();
+    loop {
+        views.mark_unchanged();
+        let pause = hub.offer_all();
+        tokio::select! {
+            changed = views.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = hub.added.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
     }
-    encoded
 }
 
 /// Counts the stream as open until it is dropped.
-struct Open(Arc<AtomicU64>);
+struct Open {
+    hub: Arc<Hub>,
+    channel: Arc<Channel>,
+    _seat: Seat,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.hub.open.fetch_sub(1, Ordering::Relaxed);
+        self.channel.streams().fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 struct Streaming {
-    core: Arc<Core>,
-    #[expect(dead_code, reason = "held for its Drop")]
     open: Open,
-    views: tokio::sync::watch::Receiver<View>,
+    shown: watch::Receiver<Shown>,
+    draining: CancellationToken,
+    cluster: String,
+    blocking: Blocking,
     cursor: Cursor,
     subscription: Subscription,
     started: Duration,
-    /// The proof that covers what is sent next.
-    fresh_at: Option<Duration>,
     queued: VecDeque<Bytes>,
     ended: bool,
 }
@@ -280,112 +322,98 @@ impl Streaming {
             if self.ended {
                 return None;
             }
-            if self.core.draining.is_cancelled() {
+            let shown = self.shown.borrow_and_update().clone();
+            if self.draining.is_cancelled() {
                 self.ended = true;
-                self.say(&StreamMessage::Goodbye {
-                    retry_ms: GOODBYE_RETRY.as_millis() as u64,
-                });
+                let retry_ms = GOODBYE_RETRY.as_millis() as u64;
+                self.say(&shown, &StreamMessage::Goodbye { retry_ms });
                 continue;
             }
-            // The proof is read before the view: what it covers is then surely in the view. (I5)
-            self.fresh_at = self.core.confirm.fresh_at();
-            let view = self.views.borrow_and_update().clone();
-            let now = self.core.clock.monotonic();
-            match self.cursor.next(&view, now) {
+            let now = self.now();
+            match self.cursor.next(&shown, now) {
                 Step::Wait(until) => self.wait(until.saturating_sub(now)).await?,
-                step => self.send(&view, step)?,
+                step => self.send(&shown, step).await?,
             }
         }
+    }
+
+    fn now(&self) -> Duration {
+        self.open.hub.source.clock.monotonic()
     }
 
     async fn wait(&mut self, within: Duration) -> Option<()> {
-        let draining = self.core.draining.clone();
         tokio::select! {
-            changed = self.views.changed() => changed.ok(),
+            changed = self.shown.changed() => changed.ok(),
             () = tokio::time::sleep_until(Instant::now() + within) => Some(()),
-            () = draining.cancelled() => Some(()),
+            () = self.draining.cancelled() => Some(()),
         }
     }
 
-    fn send(&mut self, view: &View, step: Step) -> Option<()> {
-        let environment = self.subscription.environment.clone();
-        let version = view.version();
+    async fn send(&mut self, shown: &Shown, step: Step) -> Option<()> {
+        let version = shown.view.version();
         match step {
-            Step::Hello(intent) => self.say(&StreamMessage::Hello {
-                cluster_id: self.core.cluster().to_string(),
-                environment,
-                intent,
-                version,
-                staleness_bound_ms: self.subscription.staleness_bound.as_millis() as u64,
-                heartbeat_ms: heartbeat_of(self.subscription.staleness_bound).as_millis() as u64,
-            }),
-            Step::Heartbeat => self.say(&StreamMessage::Heartbeat { version }),
+            Step::Hello(intent) => {
+                let bound = self.subscription.staleness_bound;
+                let hello = StreamMessage::Hello {
+                    cluster_id: self.cluster.clone(),
+                    environment: shown.scope.environment.clone(),
+                    intent,
+                    version,
+                    staleness_bound_ms: bound.as_millis() as u64,
+                    heartbeat_ms: heartbeat_of(bound).as_millis() as u64,
+                };
+                self.say(shown, &hello);
+            }
+            Step::Heartbeat => self.say(shown, &StreamMessage::Heartbeat { version }),
+            Step::Acknowledge(version) => {
+                self.say(shown, &StreamMessage::Acknowledge { version });
+            }
             Step::Reset(reason) => {
                 self.ended = true;
-                self.say(&StreamMessage::Reset {
-                    reason: reason.into(),
-                });
+                let reason = reason.into();
+                self.say(shown, &StreamMessage::Reset { reason });
             }
             Step::Snapshot => {
-                let make = || {
-                    view.config_snapshot(&environment)
-                        .map(|whole| StreamMessage::snapshot(&whole))
-                };
-                self.share(&environment, (None, version), make)?;
+                // Encoding a whole environment takes long enough to hold up others.
+                let (channel, of) = (self.open.channel.clone(), shown.clone());
+                let encoding = self.subscription.encoding;
+                let work = move || channel.message(&of, None, encoding);
+                let encoded = self.blocking.run(work).await.ok().flatten()?;
+                self.queue(shown, &encoded);
             }
             Step::Delta(from) => {
-                let make = || match view.since(&environment, from) {
-                    Since::Changes(delta) => Some(StreamMessage::delta(&delta)),
-                    _ => None,
-                };
-                self.share(&environment, (Some(from), version), make)?;
+                let channel = &self.open.channel;
+                let encoded = channel.message(shown, Some(from), self.subscription.encoding)?;
+                self.queue(shown, &encoded);
             }
             Step::Wait(_) => {}
         }
         Some(())
     }
 
-    fn share(
-        &mut self,
-        environment: &EnvironmentKey,
-        (from, to): (Option<Version>, Version),
-        make: impl FnOnce() -> Option<StreamMessage>,
-    ) -> Option<()> {
-        let key = (from, to, self.subscription.encoding);
-        let encoded = self.core.hub.encoded(environment, key, make)?;
-        self.queue(&encoded);
-        Some(())
-    }
-
     /// Sends a small message of this stream alone.
-    fn say(&mut self, message: &StreamMessage) {
-        if let Some(encoded) = encode(
-            self.subscription.encoding,
-            &self.subscription.environment,
-            message,
-        ) {
-            self.queue(&encoded);
+    fn say(&mut self, shown: &Shown, message: &StreamMessage) {
+        let encoding = self.subscription.encoding;
+        if let Some(encoded) = encode(encoding, &shown.scope.environment, message) {
+            self.queue(shown, &encoded);
         }
     }
 
-    fn queue(&mut self, encoded: &Encoded) {
-        let now = self.core.clock.monotonic();
+    fn queue(&mut self, shown: &Shown, encoded: &Encoded) {
+        let now = self.now();
         // A node that was never proved fresh serves no stream; were it so, the age is unbounded. (I5)
-        let fresh_age = self
+        let fresh_age = shown
             .fresh_at
             .map_or(Duration::MAX, |at| now.saturating_sub(at));
         let ages = Ages::new(now.saturating_sub(self.started), fresh_age);
-        match encoded {
-            Encoded::Frame(frame) => {
-                self.queued
-                    .push_back(Bytes::copy_from_slice(&frame.header(ages)));
-                self.queued.push_back(frame.body().clone());
-            }
-            Encoded::Event(event) => {
-                self.queued.push_back(Bytes::from(event.head(ages)));
-                self.queued.push_back(event.tail().clone());
-            }
-        }
+        let (head, body) = match encoded {
+            Encoded::Frame(frame) => (
+                Bytes::copy_from_slice(&frame.header(ages)),
+                frame.body().clone(),
+            ),
+            Encoded::Event(event) => (Bytes::from(event.head(ages)), event.tail().clone()),
+        };
+        self.queued.extend([head, body]);
     }
 }
 
@@ -416,175 +444,6 @@ pub(crate) fn load(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pennon_raft_store::command::{ClusterId, Expected, ObjectId, Origin};
-    use pennon_raft_store::log::LogId;
-    use pennon_raft_store::machine::{COMMAND_FORMAT, Entry};
-    use pennon_raft_store::plan::{Ask, AskedWrite, ChangeRequest, Draft, Planned};
-    use pennon_raft_store::{codec, command};
-
-    const BEAT: Duration = Duration::from_secs(1);
-
-    fn e() -> EnvironmentKey {
-        "e".parse().unwrap()
-    }
-
-    fn write(machine: &mut Machine, object: ObjectId, json: &str) {
-        let writes = vec![AskedWrite {
-            object,
-            ask: Ask::Put(json.into()),
-            expected: Expected::Any,
-        }];
-        let origin = Origin {
-            actor: "t".into(),
-            request: None,
-            reason: None,
-        };
-        let mut draft = Draft::new(machine, pennon_evaluator::Limits::default());
-        let Planned::Batched(item, _) = draft.plan(&ChangeRequest { writes, origin }) else {
-            panic!()
-        };
-        let batch = command::Batch {
-            base: machine.version(),
-            time_ms: 0,
-            items: vec![item],
-        };
-        let bytes = codec::encode(COMMAND_FORMAT, &command::Command::Batch(batch)).unwrap();
-        let index = machine.version().get() + 1;
-        machine.apply(LogId { term: 1, index }, Entry::Command(&bytes));
-    }
-
-    /// A machine with two environments and one segment in `e`, at version 3.
-    fn machine() -> Machine {
-        let mut machine = Machine::new(ClusterId::new(1));
-        write(&mut machine, ObjectId::environment_object("e"), "{}");
-        write(&mut machine, ObjectId::environment_object("other"), "{}");
-        write(&mut machine, ObjectId::segment(e(), "s"), "{}");
-        machine
-    }
-
-    fn cursor(since: Option<u64>) -> Cursor {
-        Cursor::new(
-            e(),
-            since.map(|v| Version::new(v).unwrap()),
-            BEAT,
-            Duration::ZERO,
-        )
-    }
-
-    #[test]
-    fn a_new_stream_gets_hello_a_snapshot_and_then_what_happens() {
-        let mut machine = machine();
-        let mut cursor = cursor(None);
-        let now = Duration::ZERO;
-        assert_eq!(cursor.next(&machine, now), Step::Hello(Intent::Full));
-        assert_eq!(cursor.next(&machine, now), Step::Snapshot);
-        assert_eq!(cursor.next(&machine, now), Step::Wait(BEAT));
-        write(
-            &mut machine,
-            ObjectId::segment(e(), "s"),
-            r#"{"included":["a"]}"#,
-        );
-        write(&mut machine, ObjectId::segment(e(), "t"), "{}");
-        // A slow reader: both changes in one delta, from exactly what it has. (I8)
-        assert_eq!(
-            cursor.next(&machine, now),
-            Step::Delta(Version::new(3).unwrap())
-        );
-        assert_eq!(cursor.next(&machine, now), Step::Wait(BEAT));
-    }
-
-    #[test]
-    fn a_change_elsewhere_is_told_by_the_next_heartbeat() {
-        let mut machine = machine();
-        let mut cursor = cursor(Some(3));
-        assert_eq!(
-            cursor.next(&machine, Duration::ZERO),
-            Step::Hello(Intent::None)
-        );
-        write(
-            &mut machine,
-            ObjectId::segment("other".parse().unwrap(), "s"),
-            "{}",
-        );
-        assert_eq!(cursor.next(&machine, Duration::ZERO), Step::Wait(BEAT));
-        assert_eq!(cursor.next(&machine, BEAT), Step::Heartbeat);
-        assert_eq!(cursor.next(&machine, BEAT), Step::Wait(2 * BEAT));
-        // The heartbeat carried version 4: the next delta starts there.
-        write(&mut machine, ObjectId::segment(e(), "t"), "{}");
-        assert_eq!(
-            cursor.next(&machine, BEAT),
-            Step::Delta(Version::new(4).unwrap())
-        );
-    }
-
-    #[test]
-    fn a_resumer_gets_what_it_missed_or_a_snapshot_and_never_something_older() {
-        let mut machine = machine();
-        write(&mut machine, ObjectId::segment(e(), "t"), "{}");
-        let mut behind = cursor(Some(3));
-        assert_eq!(
-            behind.next(&machine, Duration::ZERO),
-            Step::Hello(Intent::Changes)
-        );
-        assert_eq!(
-            behind.next(&machine, Duration::ZERO),
-            Step::Delta(Version::new(3).unwrap())
-        );
-        let mut ancient = cursor(Some(0));
-        assert_eq!(
-            ancient.next(&machine, Duration::ZERO),
-            Step::Hello(Intent::Full)
-        );
-        assert_eq!(ancient.next(&machine, Duration::ZERO), Step::Snapshot);
-        let mut ahead = cursor(Some(9));
-        assert!(matches!(
-            ahead.next(&machine, Duration::ZERO),
-            Step::Reset(_)
-        )); // I6
-    }
-
-    #[test]
-    fn a_deleted_environment_ends_the_stream() {
-        let mut machine = Machine::new(ClusterId::new(1));
-        write(&mut machine, ObjectId::environment_object("e"), "{}");
-        let mut cursor = cursor(None);
-        assert_eq!(
-            cursor.next(&machine, Duration::ZERO),
-            Step::Hello(Intent::Full)
-        );
-        assert_eq!(cursor.next(&machine, Duration::ZERO), Step::Snapshot);
-        let gone = Machine::new(ClusterId::new(1));
-        assert!(matches!(cursor.next(&gone, Duration::ZERO), Step::Reset(_)));
-    }
-
-    #[test]
-    fn what_is_kept_encoded_is_bounded() {
-        let v = |n| Version::new(n).unwrap();
-        let of = |bytes: usize| {
-            let message = StreamMessage::Reset {
-                reason: "x".repeat(bytes),
-            };
-            encode(Encoding::Frames, &e(), &message).unwrap()
-        };
-        let mut here = VecDeque::new();
-        for n in 1..100 {
-            keep(&mut here, (Some(v(n)), v(n + 1), Encoding::Frames), of(10));
-        }
-        assert_eq!(here.len(), ENCODED_MAX);
-        for n in 1..10 {
-            keep(&mut here, (None, v(n), Encoding::Frames), of(10));
-        }
-        let full = here.iter().filter(|((from, _, _), _)| from.is_none());
-        assert_eq!(full.count(), 1, "older snapshots go");
-        keep(
-            &mut here,
-            (None, v(10), Encoding::Frames),
-            of(ENCODED_BYTES_MAX),
-        );
-        assert_eq!(here.len(), 1, "a message larger than the bound stays alone");
-        keep(&mut here, (Some(v(10)), v(11), Encoding::Frames), of(10));
-        assert_eq!(here.len(), 1, "and goes with the next");
-    }
 
     #[test]
     fn heartbeats_are_at_most_a_third_of_the_bound_apart() {

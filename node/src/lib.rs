@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod confirm;
 pub mod core;
+pub mod delivery;
 pub mod formation;
 pub mod http;
 pub mod hub;

@@ -19,7 +19,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use pennon_evaluator::Version;
+use pennon_evaluator::{EnvironmentKey, Version};
 use pennon_raft_store::codec;
 use pennon_raft_store::command::{ClusterId, Outcome};
 use pennon_raft_store::plan::ChangeRequest;
@@ -29,7 +29,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::core::{ClusterView, Core, MemberView};
+use crate::delivery::Said;
 use crate::formation::{Hello, Invitation};
+use crate::hub::receipts::Roll;
 use crate::net::{BoxFuture, BoxedIo, Connect};
 use crate::writer::Written;
 
@@ -38,6 +40,12 @@ pub const BODY_LEN_MAX: usize = 256 << 20;
 
 /// Longest wait for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// What a member gets on top of what it was asked to wait, to answer.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
+
+/// The longest that a member waits for another.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Idle connections kept per peer.
 const IDLE_CONNECTIONS_MAX: usize = 16;
@@ -90,6 +98,27 @@ struct Announcement {
     cluster: ClusterId,
     node: u64,
     member: Member,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct AppliedCall {
+    cluster: ClusterId,
+    version: Version,
+    within_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ReceiptsCall {
+    cluster: ClusterId,
+    environment: EnvironmentKey,
+    version: Version,
+    within_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct RollCall {
+    cluster: ClusterId,
+    known: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -189,12 +218,9 @@ impl PeerClient {
         request: &ChangeRequest,
         deadline: Instant,
     ) -> Result<Written, PeerError> {
-        let within_ms = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis() as u64;
         let body = WriteCall {
             cluster: self.cluster,
-            within_ms,
+            within_ms: left_ms(deadline),
             request: request.clone(),
         };
         let reply = call(
@@ -213,6 +239,59 @@ impl PeerClient {
         })
     }
 
+    /// Asks a member whether it applies a version before the deadline; `None` without an answer.
+    pub(crate) async fn applied(
+        &self,
+        to: &Member,
+        version: Version,
+        deadline: Instant,
+    ) -> Option<bool> {
+        let body = AppliedCall {
+            cluster: self.cluster,
+            version,
+            within_ms: left_ms(deadline),
+        };
+        let deadline = deadline + ANSWER_MAX;
+        let to = self.address(to);
+        call(&self.http, &to, "applied", &body, deadline).await.ok()
+    }
+
+    /// Asks a member who has a version in an environment, after it has waited until `waits_until`.
+    pub(crate) async fn receipts(
+        &self,
+        to: &Member,
+        environment: &EnvironmentKey,
+        version: Version,
+        waits_until: Instant,
+    ) -> Option<Said> {
+        let body = ReceiptsCall {
+            cluster: self.cluster,
+            environment: environment.clone(),
+            version,
+            within_ms: left_ms(waits_until),
+        };
+        let deadline = waits_until + ANSWER_MAX;
+        let to = self.address(to);
+        call(&self.http, &to, "receipts", &body, deadline)
+            .await
+            .ok()
+    }
+
+    /// Asks a member who is connected to it, if that changed; `None` without an answer.
+    pub(crate) async fn roll(
+        &self,
+        to: &Member,
+        known: Option<u64>,
+        deadline: Instant,
+    ) -> Option<Option<Roll>> {
+        let body = RollCall {
+            cluster: self.cluster,
+            known,
+        };
+        let to = self.address(to);
+        call(&self.http, &to, "roll", &body, deadline).await.ok()
+    }
+
     async fn status(&self, member: &Member, deadline: Instant) -> Option<PeerStatus> {
         call(
             &self.http,
@@ -224,6 +303,11 @@ impl PeerClient {
         .await
         .ok()
     }
+}
+
+fn left_ms(deadline: Instant) -> u64 {
+    let left = deadline.saturating_duration_since(Instant::now());
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl PeerTransport for PeerClient {
@@ -487,6 +571,26 @@ pub(crate) async fn answer(
         "status" => {
             ours(codec::decode(FORMAT, body).map_err(bad)?)?;
             codec::encode(FORMAT, &own_status(&core)).map_err(bad)
+        }
+        "applied" => {
+            let call: AppliedCall = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(call.cluster)?;
+            let within = Duration::from_millis(call.within_ms).min(WAIT_MAX);
+            let applied = core.at_least(call.version, within).await.is_ok();
+            codec::encode(FORMAT, &applied).map_err(bad)
+        }
+        "receipts" => {
+            let call: ReceiptsCall = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(call.cluster)?;
+            let within = Duration::from_millis(call.within_ms).min(WAIT_MAX);
+            let said = core.say(&call.environment, call.version, Instant::now() + within);
+            codec::encode(FORMAT, &said.await).map_err(bad)
+        }
+        "roll" => {
+            let call: RollCall = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(call.cluster)?;
+            let roll = core.hub.receipts().roll(call.known);
+            codec::encode(FORMAT, &roll).map_err(bad)
         }
         "announce" => {
             let call: Announcement = codec::decode(FORMAT, body).map_err(bad)?;

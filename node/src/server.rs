@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::confirm::Confirm;
 use crate::core::Core;
+use crate::delivery::{Rolls, call_rolls};
 use crate::formation::{Decision, Hello, Invitation, decide};
 use crate::http::App;
 use crate::hub::Hub;
@@ -479,22 +480,29 @@ impl Shared {
         };
         let raft = Raft::start(parts).await.map_err(|why| why.to_string())?;
         let interval = self.options.confirm_interval;
+        let confirm = Confirm::start(
+            raft.clone(),
+            peers.clone(),
+            self.clock.clone(),
+            interval,
+            self.stop.clone(),
+        );
         let core = Core {
             name: self.options.name.clone(),
             node,
             raft: raft.clone(),
-            confirm: Confirm::start(
+            hub: Hub::start(
                 raft.clone(),
-                peers.clone(),
+                confirm.clone(),
                 self.clock.clone(),
-                interval,
                 self.stop.clone(),
             ),
+            confirm,
+            rolls: Rolls::default(),
             complaint: crate::verify::start(raft.clone(), self.store.blocking, self.stop.clone()),
             writer: Writer::start(raft.clone(), self.clock.clone(), self.stop.clone()),
             clock: self.clock.clone(),
             peers,
-            hub: Hub::default(),
             draining: self.app.draining().clone(),
             loaded: Mutex::default(),
             blocking: self.store.blocking,
@@ -502,7 +510,16 @@ impl Shared {
         self.raft
             .set(raft)
             .map_err(|_| "consensus was started twice".to_owned())?;
-        self.app.set_core(Arc::new(core));
+        let core = Arc::new(core);
+        let rolls = call_rolls(Arc::downgrade(&core));
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = rolls => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        self.app.set_core(core);
         self.core_ready.send_replace(true);
         Ok(())
     }

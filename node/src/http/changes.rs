@@ -54,7 +54,10 @@ pub(crate) async fn post(call: Call) -> Result<Answer, Problem> {
         .zip(deleted)
         .filter_map(|(object, deleted)| by_object.get(object).map(|result| shown(result, deleted)))
         .collect();
-    let body = json!({ "version": done.decided.version, "results": results });
+    let mut body = json!({ "version": done.decided.version, "results": results });
+    if let Some(delivery) = done.delivery {
+        body["delivery"] = delivery;
+    }
     Ok(Answer::json(done.decided, body.to_string()))
 }
 

@@ -24,6 +24,7 @@ mod parse;
 mod policies;
 mod problem;
 mod read;
+mod receipts;
 mod route;
 mod routes;
 mod schemas;

@@ -258,17 +258,23 @@ fn responses(route: &Route) -> Value {
             json!({ "application/json": { "schema": reference(schema) } })
         }
         Gives::Stream => {
-            let text = json!({ "type": "string", "description": "Events hello, snapshot, delta, heartbeat, goodbye, reset." });
+            let text = json!({ "type": "string", "description": "Events hello, snapshot, delta, heartbeat, goodbye, reset, acknowledge." });
             let frames = json!({ "type": "string", "format": "binary", "description": "The same messages as frames." });
             json!({ MEDIA_TYPE_EVENTS: { "schema": text }, MEDIA_TYPE_FRAMES: { "schema": frames } })
         }
         Gives::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
+        Gives::Nothing => Value::Null,
     };
     let mut responses = Map::new();
-    responses.insert(
-        "200".into(),
-        json!({ "description": route.summary, "headers": good_headers, "content": content }),
-    );
+    let mut good = json!({ "description": route.summary, "headers": good_headers });
+    let status = match content {
+        Value::Null => "204",
+        content => {
+            good["content"] = content;
+            "200"
+        }
+    };
+    responses.insert(status.into(), good);
     if route.conditions == Conditions::Read {
         responses.insert(
             "304".into(),

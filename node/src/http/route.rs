@@ -144,6 +144,8 @@ pub(crate) enum Gives {
     Stream,
     /// Text for people.
     Text,
+    /// No body.
+    Nothing,
 }
 
 /// One row.

@@ -12,7 +12,7 @@ use super::problem::Slug;
 use super::route::{Body, Conditions, Gives, Handler, Param, ParamKind, Permission, Route, Verb};
 use super::{
     applications, changes, cluster, dispatch, environments, evaluate, flags, health, openapi,
-    policies, segments, settings, snapshots, states, stream, write,
+    policies, receipts, segments, settings, snapshots, states, stream, write,
 };
 
 const MIB: usize = 1 << 20;
@@ -82,7 +82,13 @@ const WRITE: &[Param] = &[
     param(
         "timeout",
         ParamKind::Duration,
-        "How long to wait for the outcome; 10s unless given, 60s at most.",
+        "How long to wait for the outcome, and for what `ack` asks for; 10s unless given, 60s at most.",
+    ),
+    param(
+        "ack",
+        ParamKind::Word(&receipts::ACKS),
+        "What to wait for after the commit: applied, every node has it; delivered, every evaluator that is \
+         connected has acknowledged it. The write stands whatever comes of it; `delivery` in the answer says what did.",
     ),
     param(
         "reason",
@@ -115,9 +121,22 @@ const STREAM: &[Param] = &[
         ParamKind::Text {
             max: stream::CLIENT_LEN_MAX,
         },
-        "Names the evaluator.",
+        "Names the evaluator, for receipts; two that run at once have two names.",
     ),
     WAIT,
+];
+
+const RECEIPTS: &[Param] = &[
+    param(
+        "version",
+        ParamKind::Version,
+        "The version asked about; the one at which the environment last changed unless given.",
+    ),
+    param(
+        "wait",
+        ParamKind::Duration,
+        "How long to wait until everybody has it, asking them for receipts; 0s unless given, 60s at most.",
+    ),
 ];
 
 const PURPOSE: &[Param] = &[param(
@@ -687,6 +706,66 @@ pub(crate) static ROUTES: &[Route] = &[
             "openStream",
             "Streams hello, then a snapshot or deltas, then deltas and heartbeats, each with its age.",
             |call| Box::pin(stream::open(call)),
+        )
+    },
+    Route {
+        method: Verb::Post,
+        permission: Permission::Stream,
+        body: Some(Body {
+            schema: "Receipt",
+            max: 4 << 10,
+        }),
+        query: &[],
+        min_version: false,
+        gives: Gives::Nothing,
+        errors: &[Slug::NotFound],
+        ..derived(
+            "/v1/environments/{environment}/receipts",
+            "postReceipt",
+            "An evaluator says which version it has applied; to the node that its stream is from.",
+            |call| Box::pin(receipts::post(call)),
+        )
+    },
+    Route {
+        query: &[RECEIPTS],
+        min_version: false,
+        gives: Gives::Json {
+            schema: "Receipts",
+            etag: false,
+        },
+        ..derived(
+            "/v1/environments/{environment}/receipts",
+            "getReceipts",
+            "Who has a version: how many evaluators acknowledged it, and by name who has not.",
+            |call| Box::pin(receipts::get(call)),
+        )
+    },
+    Route {
+        query: &[],
+        min_version: false,
+        gives: Gives::Json {
+            schema: "EnvironmentStatus",
+            etag: false,
+        },
+        ..derived(
+            "/v1/environments/{environment}/status",
+            "getStatus",
+            "How an environment is: what is served, who has it, and who lags behind.",
+            |call| Box::pin(receipts::status(call)),
+        )
+    },
+    Route {
+        query: &[],
+        min_version: false,
+        gives: Gives::Json {
+            schema: "FlagStatus",
+            etag: false,
+        },
+        ..derived(
+            "/v1/environments/{environment}/status/{flag}",
+            "getFlagStatus",
+            "How a flag is: when it last changed, by whom, who has that, and who lags behind.",
+            |call| Box::pin(receipts::flag_status(call)),
         )
     },
     evaluation(

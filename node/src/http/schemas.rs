@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::problem::Slug;
 
+mod delivery;
 mod explanation;
 
 /// All of them, by name.
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Value {
         clauses(),
         objects(),
         writes(),
+        delivery::all(),
         derived(),
         evaluations(),
         node(),
@@ -291,6 +293,7 @@ fn writes() -> Value {
             "key": to("Key"),
             "version": to("Version"),
             "previous_version?": { "$ref": "#/components/schemas/Version", "description": "Absent when it did not exist." },
+            "delivery?": to("WriteDelivery"),
         })),
         "ChangeSet": { "type": "array", "minItems": 1, "items": object("One write.", json!({
             "op": { "enum": ["put", "delete"] },
@@ -310,6 +313,7 @@ fn writes() -> Value {
                 "version": to("Version"),
                 "previous_version?": to("Version"),
             }))),
+            "delivery?": to("WriteDelivery"),
         })),
     })
 }

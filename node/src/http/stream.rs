@@ -23,7 +23,7 @@ use super::call::Call;
 use super::parse;
 use super::problem::{Problem, Slug};
 use crate::core::Core;
-use crate::hub::{Encoding, Hub, Subscription};
+use crate::hub::{Encoding, Hub, Scope, Subscription};
 use pennon_raft_store::command::ObjectId;
 
 /// The longest id of a client, in bytes.
@@ -74,7 +74,8 @@ pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
     };
     let staleness_bound = super::read::bound_of(&settings);
     let subscription = Subscription {
-        environment,
+        scope: Scope { environment },
+        client: call.param("client").map(str::to_owned),
         since,
         encoding,
         staleness_bound,

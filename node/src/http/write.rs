@@ -14,12 +14,14 @@ use pennon_raft_store::command::{
 };
 use pennon_raft_store::plan::{Ask, AskedWrite, ChangeRequest};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::answer::{Answer, Decided};
 use super::call::Call;
 use super::objects;
 use super::problem::Problem;
+use super::receipts;
 use super::route::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::core::Core;
 
@@ -40,6 +42,8 @@ const CURRENT_WAIT_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Done {
     pub(crate) decided: Decided,
     pub(crate) results: Vec<WriteResult>,
+    /// What came of waiting for more than the commit, if that was asked for.
+    pub(crate) delivery: Option<Value>,
 }
 
 /// Writes one object and answers `{key, version, previous_version?}`.
@@ -62,6 +66,9 @@ pub(crate) async fn one(
     let mut body = json!({ "key": object.key(), "version": result.version });
     if let Some(previous) = result.previous {
         body["previous_version"] = json!(previous);
+    }
+    if let Some(delivery) = done.delivery {
+        body["delivery"] = delivery;
     }
     let answer = Answer::json(done.decided, body.to_string());
     Ok(if gone {
@@ -86,6 +93,9 @@ pub(crate) async fn submit(
     if timeout.is_zero() {
         return Err(Problem::parameter("timeout", "must be longer than 0"));
     }
+    let ack = receipts::ack(call)?;
+    let deadline = Instant::now() + timeout;
+    let written: Vec<ObjectId> = writes.iter().map(|write| write.object.clone()).collect();
     let request = ChangeRequest {
         writes,
         origin: origin(call)?,
@@ -101,7 +111,14 @@ pub(crate) async fn submit(
         fresh_at: core.fresh_at(),
     };
     match outcome {
-        Outcome::Written { results, .. } => Ok(Done { decided, results }),
+        Outcome::Written { results, version } => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Ok(Done {
+                decided,
+                results,
+                delivery: receipts::waited(core, ack, &written, version, left).await,
+            })
+        }
         Outcome::Refused {
             refusal:
                 Refusal::Conflict {

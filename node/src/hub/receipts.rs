@@ -1,0 +1,403 @@
+//! Receipts (D6): which evaluator has applied which version, as far as this node knows.
+//!
+//! An evaluator is a client that named itself on its stream. It acknowledges what it has applied; the
+//! newest acknowledgement is kept while it is connected, and for a while afterwards, so that one
+//! that was cut off is still known by name. Streams without a name are counted, nothing more.
+//!
+//! What must hold: what is kept is bounded, whoever connects; an evaluator that never acknowledged
+//! is not taken for one that has; who waits is woken by the last receipt that it waits for, not by
+//! each of them.
+//!
+//! Left out: asking the other nodes and putting the answers together (`delivery.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pennon_evaluator::{EnvironmentKey, Version};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+/// How long an evaluator is remembered after it left, at least as long as it could act on what it
+/// had as if that were fresh.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+
+/// Evaluators that left and are remembered, per environment at most; the oldest go first.
+const GONE_MAX: usize = 10_000;
+
+/// The receipts of one node.
+pub struct Receipts {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    environments: BTreeMap<EnvironmentKey, Evaluators>,
+    /// Raised when somebody comes or goes.
+    generation: u64,
+}
+
+#[derive(Default)]
+struct Evaluators {
+    by_id: BTreeMap<Arc<str>, Evaluator>,
+    /// Those without a stream, by when they were last heard of.
+    gone: BTreeSet<(Duration, Arc<str>)>,
+    unnamed: usize,
+    waiting: Vec<Arc<Waiting>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Evaluator {
+    streams: usize,
+    acknowledged: Version,
+    /// When something was heard of it last.
+    seen: Duration,
+}
+
+/// Somebody who waits for receipts of a version.
+struct Waiting {
+    version: Version,
+    missing: Mutex<BTreeSet<Arc<str>>>,
+    done: Notify,
+}
+
+/// What a node knows of an evaluator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// What it calls itself.
+    pub id: String,
+    /// The version that it acknowledged last; 0 when it never did.
+    pub version: Version,
+    /// Whether it has a stream from this node.
+    pub connected: bool,
+    /// How long ago it was last heard of, in milliseconds.
+    pub seen_ms: u64,
+}
+
+/// Who has a version, as far as one node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Every evaluator by name, by its name.
+    pub evaluators: Vec<Known>,
+    /// Streams without a name.
+    pub unnamed: u64,
+}
+
+/// Who is connected to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roll {
+    /// Rises when somebody comes or goes.
+    pub generation: u64,
+    /// The evaluators of each environment, by name.
+    pub evaluators: Vec<(EnvironmentKey, Vec<String>)>,
+}
+
+/// The place of a stream among the evaluators; given up when it is dropped.
+pub(crate) struct Seat {
+    receipts: Arc<Receipts>,
+    environment: EnvironmentKey,
+    id: Option<Arc<str>>,
+    now: Box<dyn Fn() -> Duration + Send + Sync>,
+}
+
+impl Receipts {
+    /// Starts empty. `start` differs from one start of a node to the next, so that those who know
+    /// the list of an earlier one notice.
+    pub(crate) fn new(start: u64) -> Self {
+        let inner = Inner {
+            environments: BTreeMap::new(),
+            generation: start,
+        };
+        Self {
+            inner: Mutex::new(inner),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a stream was opened; `now` reads the node's monotonic clock.
+    pub(crate) fn sit(
+        self: &Arc<Self>,
+        environment: &EnvironmentKey,
+        id: Option<&str>,
+        now: Box<dyn Fn() -> Duration + Send + Sync>,
+    ) -> Seat {
+        let id: Option<Arc<str>> = id.map(Arc::from);
+        let mut inner = self.lock();
+        inner.generation += 1;
+        let here = inner.environments.entry(environment.clone()).or_default();
+        match &id {
+            None => here.unnamed += 1,
+            Some(id) => {
+                let evaluator = here.by_id.entry(id.clone()).or_default();
+                here.gone.remove(&(evaluator.seen, id.clone()));
+                evaluator.streams += 1;
+                evaluator.seen = now();
+            }
+        }
+        drop(inner);
+        Seat {
+            receipts: self.clone(),
+            environment: environment.clone(),
+            id,
+            now,
+        }
+    }
+
+    /// Notes that an evaluator has applied a version.
+    pub fn acknowledge(
+        &self,
+        environment: &EnvironmentKey,
+        id: &str,
+        version: Version,
+        now: Duration,
+    ) {
+        let mut inner = self.lock();
+        let here = inner.environments.entry(environment.clone()).or_default();
+        let known = here.by_id.get_key_value(id);
+        let id = known.map_or_else(|| Arc::from(id), |(id, _)| id.clone());
+        let evaluator = here.by_id.entry(id.clone()).or_default();
+        evaluator.acknowledged = evaluator.acknowledged.max(version);
+        match evaluator.streams {
+            0 => here.gone(&id, now),
+            _ => evaluator.seen = now,
+        }
+        here.waiting.retain(|waiting| !waiting.hears(&id, version));
+    }
+
+    /// Waits until every evaluator that is connected has acknowledged a version. Cancelling is how
+    /// to give up.
+    pub async fn delivered(&self, environment: &EnvironmentKey, version: Version) {
+        loop {
+            let waiting = {
+                let mut inner = self.lock();
+                let here = inner.environments.entry(environment.clone()).or_default();
+                let missing = here.missing(version);
+                if missing.is_empty() {
+                    return;
+                }
+                here.waiting.retain(|one| Arc::strong_count(one) > 1);
+                let waiting = Arc::new(Waiting {
+                    version,
+                    missing: Mutex::new(missing),
+                    done: Notify::new(),
+                });
+                here.waiting.push(waiting.clone());
+                waiting
+            };
+            waiting.done.notified().await;
+        }
+    }
+
+    /// Says who has what in an environment.
+    pub fn count(&self, environment: &EnvironmentKey, now: Duration) -> Count {
+        let inner = self.lock();
+        let Some(here) = inner.environments.get(environment) else {
+            return Count::default();
+        };
+        let known = here.by_id.iter().map(|(id, evaluator)| Known {
+            id: id.to_string(),
+            version: evaluator.acknowledged,
+            connected: evaluator.streams > 0,
+            seen_ms: u64::try_from(now.saturating_sub(evaluator.seen).as_millis())
+                .unwrap_or(u64::MAX),
+        });
+        Count {
+            evaluators: known.collect(),
+            unnamed: here.unnamed as u64,
+        }
+    }
+
+    /// Says who is connected; nothing when that is what it was in the generation `known`.
+    pub fn roll(&self, known: Option<u64>) -> Option<Roll> {
+        let inner = self.lock();
+        if known == Some(inner.generation) {
+            return None;
+        }
+        let here = inner.environments.iter().map(|(environment, here)| {
+            let ids = here.by_id.iter().filter(|(_, one)| one.streams > 0);
+            (
+                environment.clone(),
+                ids.map(|(id, _)| id.to_string()).collect(),
+            )
+        });
+        Some(Roll {
+            generation: inner.generation,
+            evaluators: here.collect(),
+        })
+    }
+}
+
+impl Evaluators {
+    fn missing(&self, version: Version) -> BTreeSet<Arc<str>> {
+        let missing = self.by_id.iter();
+        let missing = missing.filter(|(_, one)| one.streams > 0 && one.acknowledged < version);
+        missing.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Notes that an evaluator without a stream was heard of, and forgets who left long ago, and of
+    /// too many the oldest.
+    fn gone(&mut self, id: &Arc<str>, now: Duration) {
+        if let Some(evaluator) = self.by_id.get_mut(id) {
+            self.gone.remove(&(evaluator.seen, id.clone()));
+            evaluator.seen = now;
+            self.gone.insert((now, id.clone()));
+        }
+        while let Some((seen, id)) = self.gone.first().cloned() {
+            let long_ago = now.saturating_sub(seen) > REMEMBERED;
+            if !long_ago && self.gone.len() <= GONE_MAX {
+                return;
+            }
+            self.gone.pop_first();
+            self.by_id.remove(&id);
+        }
+    }
+}
+
+impl Waiting {
+    /// Takes a receipt; true when it was the last one.
+    fn hears(&self, id: &str, version: Version) -> bool {
+        version >= self.version && self.lacks(id)
+    }
+
+    /// Waits for one less; true when there is none left.
+    fn lacks(&self, id: &str) -> bool {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.remove(id);
+        if missing.is_empty() {
+            self.done.notify_one();
+        }
+        missing.is_empty()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inner = self.receipts.lock();
+        inner.generation += 1;
+        let Some(here) = inner.environments.get_mut(&self.environment) else {
+            return;
+        };
+        let Some(id) = &self.id else {
+            here.unnamed = here.unnamed.saturating_sub(1);
+            return;
+        };
+        let Some(evaluator) = here.by_id.get_mut(id) else {
+            return;
+        };
+        evaluator.streams = evaluator.streams.saturating_sub(1);
+        if evaluator.streams == 0 {
+            here.gone(id, (self.now)());
+            here.waiting.retain(|waiting| !waiting.lacks(id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn e() -> EnvironmentKey {
+        "e".parse().unwrap()
+    }
+
+    fn v(n: u64) -> Version {
+        Version::new(n).unwrap()
+    }
+
+    fn sit(receipts: &Arc<Receipts>, id: Option<&str>) -> Seat {
+        receipts.sit(&e(), id, Box::new(|| NOW))
+    }
+
+    fn named(receipts: &Receipts) -> Vec<(String, u64, bool)> {
+        let known = receipts.count(&e(), NOW).evaluators.into_iter();
+        known
+            .map(|one| (one.id, one.version.get(), one.connected))
+            .collect()
+    }
+
+    #[test]
+    fn an_evaluator_is_known_from_its_stream_on_and_after_it_left() {
+        let receipts = Arc::new(Receipts::new(0));
+        let (a, _unnamed) = (sit(&receipts, Some("a")), sit(&receipts, None));
+        assert_eq!(named(&receipts), [("a".to_owned(), 0, true)]);
+        receipts.acknowledge(&e(), "a", v(7), NOW);
+        receipts.acknowledge(&e(), "a", v(5), NOW);
+        assert_eq!(named(&receipts), [("a".to_owned(), 7, true)], "never back");
+        let again = sit(&receipts, Some("a"));
+        drop(a);
+        assert_eq!(named(&receipts), [("a".to_owned(), 7, true)]);
+        drop(again);
+        assert_eq!(named(&receipts), [("a".to_owned(), 7, false)]);
+        assert_eq!(receipts.count(&e(), NOW).unnamed, 1);
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_the_last_receipt() {
+        let receipts = Arc::new(Receipts::new(0));
+        let seats = ["a", "b", "c"].map(|id| sit(&receipts, Some(id)));
+        let mut waiting = Box::pin(async { receipts.delivered(&e(), v(7)).await });
+        let mut is_done = || waiting.as_mut().now_or_never().is_some();
+        assert!(!is_done());
+        receipts.acknowledge(&e(), "a", v(7), NOW);
+        receipts.acknowledge(&e(), "b", v(6), NOW);
+        assert!(!is_done());
+        receipts.acknowledge(&e(), "b", v(8), NOW);
+        assert!(!is_done());
+        let [_a, _b, c] = seats;
+        // Who left is no connected evaluator any more.
+        drop(c);
+        assert!(is_done());
+        assert!(receipts.delivered(&e(), v(8)).now_or_never().is_none());
+    }
+
+    #[test]
+    fn who_comes_while_somebody_waits_is_waited_for() {
+        let receipts = Arc::new(Receipts::new(0));
+        let _a = sit(&receipts, Some("a"));
+        let mut waiting = Box::pin(async { receipts.delivered(&e(), v(7)).await });
+        let mut is_done = || waiting.as_mut().now_or_never().is_some();
+        assert!(!is_done());
+        let _b = sit(&receipts, Some("b"));
+        receipts.acknowledge(&e(), "a", v(7), NOW);
+        assert!(!is_done());
+        receipts.acknowledge(&e(), "b", v(7), NOW);
+        assert!(is_done());
+    }
+
+    #[test]
+    fn those_who_left_are_forgotten_when_they_are_many_or_long_gone() {
+        let receipts = Arc::new(Receipts::new(0));
+        let stays = sit(&receipts, Some("stays"));
+        for n in 0..GONE_MAX + 10 {
+            let at = NOW + Duration::from_millis(n as u64);
+            receipts.acknowledge(&e(), &format!("{n:06}"), v(1), at);
+        }
+        let names = named(&receipts);
+        assert_eq!(names.len(), GONE_MAX + 1);
+        assert_eq!(names[0].0, "000010");
+        receipts.acknowledge(&e(), "new", v(1), NOW + 2 * REMEMBERED);
+        assert_eq!(named(&receipts).len(), 2, "and who is connected stays");
+        drop(stays);
+    }
+
+    #[test]
+    fn a_list_is_given_only_when_somebody_came_or_went() {
+        let receipts = Arc::new(Receipts::new(0));
+        let a = sit(&receipts, Some("a"));
+        let Roll {
+            generation,
+            evaluators,
+        } = receipts.roll(None).unwrap();
+        assert_eq!(evaluators, [(e(), vec!["a".to_owned()])]);
+        receipts.acknowledge(&e(), "a", v(1), NOW);
+        assert_eq!(receipts.roll(Some(generation)), None);
+        drop(a);
+        let left = receipts.roll(Some(generation)).unwrap();
+        assert_eq!(left.evaluators, [(e(), vec![])]);
+    }
+}
