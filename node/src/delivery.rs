@@ -151,6 +151,12 @@ struct Heard {
     remembered: Vec<String>,
 }
 
+/// What is left of a bound after a time that was rounded down, in milliseconds. An age of exactly
+/// the bound is still fresh, so it is over only after that. (I5)
+fn left_of(bound: u64, passed: u64) -> u64 {
+    (bound + 1).saturating_sub(passed)
+}
+
 /// Puts the answers of all members together. `bound` is the staleness bound and `left` what is left
 /// of it since this node had the version, both in milliseconds.
 fn merge(
@@ -229,10 +235,7 @@ fn merge(
         // What was sent to it last was proved before it left. (I5)
         let (lag, fresh_ms) = match one.connected {
             true => (Lag::Connected, left),
-            false => (
-                Lag::Disconnected,
-                left.min(bound.saturating_sub(one.seen_ms)),
-            ),
+            false => (Lag::Disconnected, left.min(left_of(bound, one.seen_ms))),
         };
         if lag == Lag::Disconnected && fresh_ms == 0 {
             continue;
@@ -331,8 +334,8 @@ impl Core {
         let bound = Core::environment(&view, environment).unwrap_or_default();
         let bound = bound.staleness_bound_ms;
         let since = self.now().saturating_sub(self.hub.reached(version));
-        let left = bound.saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        merge(environment, version, heard, bound, left)
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        merge(environment, version, heard, bound, left_of(bound, since))
     }
 
     /// What this node says of a version, after waiting for it and for its evaluators until the
@@ -481,16 +484,16 @@ mod tests {
     fn who_left_is_named_as_long_as_it_can_act_on_what_it_has() {
         let evaluators = vec![
             known("acked", 7, false, 100),
-            known("long-ago", 6, false, 10_000),
+            known("long-ago", 6, false, 10_001),
             known("lately", 6, false, 4_000),
         ];
         let found = merge(&e(), v(7), vec![heard("n1", evaluators)], 10_000, 9_000);
         assert_eq!(
             laggards(&found),
-            [("lately", "n1", 6, "disconnected", 6_000)]
+            [("lately", "n1", 6, "disconnected", 6_001)]
         );
         assert!(found.is_delivered());
-        assert_eq!((found.connected, found.settled_ms), (0, 6_000));
+        assert_eq!((found.connected, found.settled_ms), (0, 6_001));
     }
 
     #[test]

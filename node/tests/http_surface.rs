@@ -43,6 +43,9 @@ async fn every_route_answers_as_documented() {
         "/v1/environments/prod/states",
         "/v1/environments/prod/states/a",
         "/v1/environments/prod/snapshot",
+        "/v1/environments/prod/receipts",
+        "/v1/environments/prod/status",
+        "/v1/environments/prod/status/a",
         "/v1/cluster",
         "/livez",
         "/readyz",
@@ -64,6 +67,9 @@ async fn every_route_answers_as_documented() {
             .await
             .ok();
     }
+    let receipt = json!({"client": "web", "version": version});
+    let taken = api.post("/v1/environments/prod/receipts", receipt).await;
+    assert_eq!(taken.status, StatusCode::NO_CONTENT);
     for action in ["disable", "enable"] {
         api.send(
             "POST",

@@ -281,7 +281,7 @@ impl Api {
             response.is_object(),
             "this status is not documented for {template}: {at}"
         );
-        if reply.status == StatusCode::OK {
+        if reply.status.is_success() {
             self.exercised
                 .lock()
                 .unwrap()

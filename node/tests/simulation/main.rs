@@ -8,6 +8,8 @@
     reason = "helpers of tests may panic"
 )]
 
+mod receipts;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,125 @@
+//! The kill switch under partition: who has the new state, and by name who may not have it.
+
+use pennon_client::{Client, Subject};
+use pennon_node::delivery::{Delivery, Lag};
+
+use super::*;
+
+/// The staleness bound of an environment that says nothing of it.
+const BOUND_MS: u64 = 10_000;
+
+/// A client on a host of its own that knows one node.
+async fn client(cluster: &Cluster, id: &str, at: usize, seed: u64) -> Client {
+    pennon_client::Client::builder([format!("http://{}", api(at))])
+        .environment("production")
+        .client_id(id)
+        .connector(ClientNetwork(cluster.network.at(id)))
+        .clock(ClientClock(TokioClock::start()))
+        .seed(seed)
+        .connect()
+        .await
+        .unwrap()
+}
+
+/// Switches the flag and waits for everybody.
+async fn switch(core: &Core, n: u32, within: Duration) -> (Version, Delivery) {
+    let version = version_of(&core.write(flag_on(n), WITHIN).await.unwrap());
+    let delivery = core.delivery(&[environment()], version, within).await;
+    (version, delivery)
+}
+
+fn laggards(delivery: &Delivery) -> Vec<(&str, Lag)> {
+    let all = delivery.laggards.iter();
+    all.map(|one| (one.id.as_str(), one.lag)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_switch_names_exactly_those_who_were_cut_off() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    let nodes = [leader, (leader + 1) % 3, (leader + 2) % 3];
+    let names = ["web-1", "web-2", "web-3"];
+    let mut clients = Vec::new();
+    for (n, (id, at)) in names.into_iter().zip(nodes).enumerate() {
+        clients.push(client(&cluster, id, at, n as u64).await);
+    }
+    let alice = Subject::new("alice");
+    let second = Duration::from_secs(1);
+
+    let (version, all) = switch(&core, 1, WITHIN).await;
+    assert!(all.is_delivered() && all.is_applied(), "{all:?}");
+    assert_eq!((all.connected, all.acknowledged, all.unnamed), (3, 3, 0));
+    assert_eq!(all.settled_ms, 0);
+    for client in &clients {
+        assert!(
+            client.version() >= Some(version),
+            "acknowledged means applied"
+        );
+        assert!(!client.is_enabled("checkout", &alice));
+    }
+
+    // One application cannot be reached any more; its node sees that its connection ended.
+    cluster.network.cut("web-2", true);
+    let (_, cut) = switch(&core, 2, second).await;
+    assert_eq!(laggards(&cut), [("web-2", Lag::Disconnected)]);
+    assert_eq!((cut.connected, cut.acknowledged), (2, 2));
+    assert!(cut.is_delivered(), "everybody who is connected has it");
+    assert!(
+        cut.settled_ms > 0 && cut.settled_ms <= BOUND_MS + 1,
+        "{cut:?}"
+    );
+    // After the time that was named it does not call its old answer fresh. (I5)
+    tokio::time::sleep(Duration::from_millis(cut.settled_ms)).await;
+    let old = clients[1].evaluate("checkout", &alice);
+    assert_eq!(old.freshness(), pennon_client::Freshness::Stale);
+    cluster.network.cut("web-2", false);
+
+    // A whole node with its applications: nobody can ask it, but who was there is known.
+    let (version, healed) = switch(&core, 3, WITHIN).await;
+    let back = clients[1].wait_for(version, WITHIN).await;
+    back.expect("healed, it converges");
+    assert!(!clients[1].is_enabled("checkout", &alice));
+    assert!(healed.is_delivered(), "{healed:?}");
+    tokio::time::sleep(2 * second).await; // until the roll was called again
+    cluster.network.cut(&format!("n{}", nodes[2]), true);
+    let (_, silent) = switch(&core, 4, second).await;
+    assert_eq!(laggards(&silent), [("web-3", Lag::NodeUnreachable)]);
+    assert!(!silent.is_delivered());
+    assert!(silent.settled_ms <= BOUND_MS + 1, "{silent:?}");
+    cluster.network.cut(&format!("n{}", nodes[2]), false);
+
+    let (version, _) = switch(&core, 5, WITHIN).await;
+    for client in &clients {
+        client
+            .wait_for(version, WITHIN)
+            .await
+            .expect("all converge");
+    }
+    let everybody = core.delivery(&[environment()], version, WITHIN).await;
+    assert!(everybody.is_delivered(), "{everybody:?}");
+    assert_eq!((everybody.connected, everybody.acknowledged), (3, 3));
+    drop(clients);
+    cluster.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_is_asked_for_when_somebody_waits() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    let client = client(&cluster, "web", (leader + 1) % 3, 1).await;
+    // A client that has just acknowledged something takes its time with the next, unless asked.
+    let mut slowest = Duration::ZERO;
+    for n in 0..10 {
+        let began = tokio::time::Instant::now();
+        let (_, delivery) = switch(&core, n, WITHIN).await;
+        assert!(delivery.is_delivered(), "{delivery:?}");
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    drop(client);
+    cluster.stop().await;
+}
