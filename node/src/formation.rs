@@ -28,6 +28,8 @@ pub struct Hello {
     pub formed: bool,
     /// How many nodes it waits for.
     pub expect: u32,
+    /// Whether it wants no vote: it forms no cluster and joins one that is there.
+    pub learner: bool,
 }
 
 /// Asks a node to belong to a cluster that is being formed.
@@ -56,8 +58,11 @@ pub enum Decision {
 /// Decides from what this node is and what the others said. `silent` are addresses that gave no
 /// answer.
 pub fn decide(me: &Hello, others: &[Hello], silent: &[String]) -> Decision {
-    let mut everybody: BTreeMap<u64, &Hello> =
-        others.iter().map(|hello| (hello.node, hello)).collect();
+    let mut everybody: BTreeMap<u64, &Hello> = others
+        .iter()
+        .filter(|hello| !hello.learner)
+        .map(|hello| (hello.node, hello))
+        .collect();
     everybody.insert(me.node, me);
     if let Some(wait) = obstacle(me, &everybody) {
         return Decision::Wait(wait);
@@ -165,6 +170,7 @@ mod tests {
             cluster: None,
             formed: false,
             expect: 3,
+            learner: false,
         }
     }
 
@@ -173,6 +179,19 @@ mod tests {
             Decision::Wait(why) => assert!(why.contains(for_what), "{why}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_learner_is_not_waited_for_and_not_counted() {
+        let learner = Hello {
+            learner: true,
+            ..hello(0)
+        };
+        let all = [hello(1), hello(2), hello(3), learner];
+        let Decision::Form { members, .. } = decide(&all[0], &all, &[]) else {
+            panic!()
+        };
+        assert_eq!(members.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod delivery;
 pub mod formation;
 pub mod http;
 pub mod hub;
+pub mod membership;
 pub mod net;
 pub mod peer;
 pub mod server;

@@ -23,7 +23,9 @@ use pennon_evaluator::{EnvironmentKey, Version};
 use pennon_raft_store::codec;
 use pennon_raft_store::command::{ClusterId, Outcome};
 use pennon_raft_store::plan::ChangeRequest;
-use pennon_raft_store::raft::{self, CallError, Member, MemberStatus, PeerTransport, Role, Rpc};
+use pennon_raft_store::raft::{
+    self, CallError, Member, MemberChange, MemberStatus, PeerTransport, Role, Rpc,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -32,6 +34,7 @@ use crate::core::{ClusterView, Core, MemberView};
 use crate::delivery::Said;
 use crate::formation::{Hello, Invitation};
 use crate::hub::receipts::Roll;
+use crate::membership::MembershipError;
 use crate::net::{BoxFuture, BoxedIo, Connect};
 use crate::writer::Written;
 
@@ -119,6 +122,16 @@ struct ReceiptsCall {
 struct RollCall {
     cluster: ClusterId,
     known: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct MemberCall {
+    cluster: ClusterId,
+    node: u64,
+    change: MemberChange,
+    within_ms: u64,
+    /// It was forwarded before: only the leader may answer.
+    forwarded: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -239,6 +252,25 @@ impl PeerClient {
         })
     }
 
+    /// Has the leader change what a member is.
+    pub(crate) async fn change_member(
+        &self,
+        leader: &MemberStatus,
+        node: u64,
+        change: MemberChange,
+        deadline: Instant,
+    ) -> Result<Result<(), MembershipError>, PeerError> {
+        let body = MemberCall {
+            cluster: self.cluster,
+            node,
+            change,
+            within_ms: left_ms(deadline),
+            forwarded: true,
+        };
+        let to = self.address(&leader.member);
+        call(&self.http, &to, "member", &body, deadline + ANSWER_MAX).await
+    }
+
     /// Asks a member whether it applies a version before the deadline; `None` without an answer.
     pub(crate) async fn applied(
         &self,
@@ -290,6 +322,11 @@ impl PeerClient {
         };
         let to = self.address(to);
         call(&self.http, &to, "roll", &body, deadline).await.ok()
+    }
+
+    /// Whether a member answers.
+    pub(crate) async fn is_alive(&self, member: &Member, deadline: Instant) -> bool {
+        self.status(member, deadline).await.is_some()
     }
 
     async fn status(&self, member: &Member, deadline: Instant) -> Option<PeerStatus> {
@@ -345,6 +382,28 @@ impl Greeter {
 
     pub(crate) async fn hello(&self, address: &str, within: Duration) -> Result<Hello, PeerError> {
         call(&self.http, address, "hello", &(), Instant::now() + within).await
+    }
+
+    /// Asks a node of a cluster to have this node taken in as a learner.
+    pub(crate) async fn ask_in(
+        &self,
+        address: &str,
+        cluster: ClusterId,
+        (node, member): (u64, &Member),
+        within: Duration,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + within;
+        let body = MemberCall {
+            cluster,
+            node,
+            change: MemberChange::AddLearner(member.clone()),
+            within_ms: left_ms(deadline),
+            forwarded: false,
+        };
+        let reply: Result<Result<(), MembershipError>, PeerError> =
+            call(&self.http, address, "member", &body, deadline + ANSWER_MAX).await;
+        let reply = reply.map_err(|why| why.to_string())?;
+        reply.map_err(|why| why.to_string())
     }
 
     /// Invites a node; Ok means that it stored the cluster id and runs its Raft.
@@ -571,6 +630,19 @@ pub(crate) async fn answer(
         "status" => {
             ours(codec::decode(FORMAT, body).map_err(bad)?)?;
             codec::encode(FORMAT, &own_status(&core)).map_err(bad)
+        }
+        "member" => {
+            let call: MemberCall = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(call.cluster)?;
+            let within = Duration::from_millis(call.within_ms).min(WAIT_MAX);
+            let changed = match call.forwarded {
+                true => {
+                    core.change_member_here(call.node, call.change, within)
+                        .await
+                }
+                false => core.change_member(call.node, call.change, within).await,
+            };
+            codec::encode(FORMAT, &changed).map_err(bad)
         }
         "applied" => {
             let call: AppliedCall = codec::decode(FORMAT, body).map_err(bad)?;

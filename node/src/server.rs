@@ -61,6 +61,8 @@ pub struct NodeOptions {
     pub join: Vec<String>,
     /// How many of them there are.
     pub expect: u32,
+    /// Whether it joins a cluster without a vote.
+    pub learner: bool,
     /// Times and sizes of consensus.
     pub raft: RaftOptions,
     /// Between two proofs of freshness.
@@ -78,6 +80,7 @@ impl NodeOptions {
             advertise_peer: None,
             join: Vec::new(),
             expect: 1,
+            learner: false,
             raft: RaftOptions::default(),
             confirm_interval: Duration::from_millis(500),
             drain: Duration::from_secs(5),
@@ -376,6 +379,9 @@ impl Shared {
             self.app.waiting_for("a leader".into());
             return Ok(true);
         }
+        if self.options.learner {
+            return self.ask_in().await;
+        }
         let me = self.hello_now().await;
         let (mut others, mut silent) = (Vec::new(), Vec::new());
         for address in self
@@ -401,6 +407,41 @@ impl Shared {
                 self.form(cluster, members).await
             }
         }
+    }
+
+    /// Asks a member of the cluster to be taken in as a learner; never true: what the leader then
+    /// sends makes this node a member.
+    async fn ask_in(&self) -> Result<bool, String> {
+        let mut why = "no node of a cluster answers at any address of --join".to_owned();
+        for address in &self.options.join {
+            let Ok(hello) = self.greeter.hello(address, FORMATION_MAX).await else {
+                continue;
+            };
+            let Some(cluster) = hello.cluster.filter(|_| hello.formed) else {
+                why = format!("{} belongs to no cluster yet", hello.member.name);
+                continue;
+            };
+            self.remember(cluster).await?;
+            // It must listen to the leader before the leader speaks to it.
+            self.start_raft(cluster).await?;
+            let me = (self.identity().node, &self.member);
+            why = match self
+                .greeter
+                .ask_in(address, cluster, me, FORMATION_MAX)
+                .await
+            {
+                Ok(()) => format!(
+                    "{} took this node in; waiting for the leader",
+                    hello.member.name
+                ),
+                Err(refused) => format!("not taken in yet: {refused}"),
+            };
+            break;
+        }
+        if self.app.waiting_for(why.clone()) {
+            tracing::info!("{why}");
+        }
+        Ok(false)
     }
 
     async fn form(
@@ -549,6 +590,7 @@ impl Answering for Shared {
                 .get()
                 .is_some_and(|raft| !raft.status().members.is_empty()),
             expect: self.options.expect,
+            learner: self.options.learner,
         }
     }
 

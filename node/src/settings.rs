@@ -64,6 +64,12 @@ pub struct Given {
     #[arg(long, env = "PENNON_EXPECT", value_name = "N")]
     pub expect: Option<u32>,
 
+    /// Join the cluster of --join without a vote: serve streams and evaluations, never count for a
+    /// quorum
+    #[arg(long, env = "PENNON_LEARNER", num_args = 0..=1, default_missing_value = "true", require_equals = true,
+        value_name = "BOOL", hide_possible_values = true)]
+    pub learner: Option<bool>,
+
     /// Listen beyond this machine although there are no tokens: whoever reaches a port may do
     /// everything
     #[arg(long, env = "PENNON_INSECURE", num_args = 0..=1, default_missing_value = "true", require_equals = true,
@@ -94,6 +100,8 @@ pub struct Settings {
     pub join: Vec<String>,
     /// How many form it, from 1.
     pub expect: u32,
+    /// Whether it joins a cluster without a vote.
+    pub learner: bool,
     /// Whether it may listen beyond loopback.
     pub insecure: bool,
     /// What to log.
@@ -149,6 +157,7 @@ impl Given {
             peer_advertise: self.peer_advertise.or(below.peer_advertise),
             join: self.join.or(below.join),
             expect: self.expect.or(below.expect),
+            learner: self.learner.or(below.learner),
             insecure: self.insecure.or(below.insecure),
             log: self.log.or(below.log),
         }
@@ -165,6 +174,12 @@ impl Given {
             .map(|address| address.trim().to_owned())
             .filter(|a| !a.is_empty())
             .collect();
+        let learner = self.learner.unwrap_or(false);
+        if learner && self.expect.is_some() {
+            return refused(
+                "--learner joins a cluster that is there: leave out --expect, which is for those that form one",
+            );
+        }
         let expect = self
             .expect
             .unwrap_or_else(|| u32::try_from(join.len()).unwrap_or(u32::MAX).max(1));
@@ -184,6 +199,7 @@ impl Given {
             peer_advertise: self.peer_advertise,
             join,
             expect,
+            learner,
             insecure: self.insecure.unwrap_or(false),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
         };
@@ -197,6 +213,14 @@ impl Settings {
         if self.name.is_empty() || self.name.len() > 255 || self.name.chars().any(char::is_control)
         {
             return refused("--name has 1 to 255 bytes and no control characters");
+        }
+        if self.learner && self.join.is_empty() {
+            return refused(
+                "--learner needs --join with the peer addresses of nodes of the cluster",
+            );
+        }
+        if self.learner {
+            return self.check_addresses();
         }
         if self.expect == 0 || self.expect > EXPECT_MAX {
             return refused(format!(
@@ -216,6 +240,10 @@ impl Settings {
                 self.expect
             ));
         }
+        self.check_addresses()
+    }
+
+    fn check_addresses(&self) -> Result<(), SettingsError> {
         if self.listen == self.peer_listen && !self.listen.ends_with(":0") {
             return refused(format!(
                 "--listen and --peer-listen are both {}: clients and peers need an address each",
@@ -327,6 +355,11 @@ mod tests {
             (join.to_owned(), "--name"),
             (format!("{join}name = \"a\"\nexpect = 5"), "3 of the 5"),
             ("expect = 3".to_owned(), "--join"),
+            ("learner = true".to_owned(), "--join"),
+            (
+                format!("{join}name = \"a\"\nlearner = true\nexpect = 3"),
+                "leave out --expect",
+            ),
             ("expect = 0".to_owned(), "--expect"),
             ("listen = \"localhost\"".to_owned(), "HOST:PORT"),
             ("listen = \"::1:7400\"".to_owned(), "HOST:PORT"),

@@ -5,7 +5,7 @@
 //! their own. Reads are linearizable by ReadIndex with a quorum, never by a lease (no clock takes
 //! part in correctness).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +171,19 @@ impl Status {
             .iter()
             .find(|member| Some(member.id) == self.leader)
     }
+}
+
+/// What becomes of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberChange {
+    /// It receives everything and does not vote.
+    AddLearner(Member),
+    /// It votes from now on.
+    Promote,
+    /// It stays, but votes no more.
+    Demote,
+    /// It is no member any more.
+    Remove,
 }
 
 /// What a committed and applied proposal answered.
@@ -346,6 +359,29 @@ impl Raft {
             Ok(_) => Ok(()),
             Err(why) => Err(propose_error(why)),
         }
+    }
+
+    /// Changes what a member is. Leader only. Waits until it is committed; the caller sets the
+    /// deadline.
+    ///
+    /// # Errors
+    /// When this node does not lead or the change was not committed.
+    pub async fn change_member(&self, id: u64, change: MemberChange) -> Result<(), ProposeError> {
+        let ids = BTreeSet::from([id]);
+        let votes = |member: &MemberStatus| member.id == id && member.voter;
+        let is_voter = self.status().members.iter().any(votes);
+        let (change, keep) = match change {
+            MemberChange::AddLearner(member) => (
+                ChangeMembers::AddNodes(BTreeMap::from([(id, member)])),
+                true,
+            ),
+            MemberChange::Promote => (ChangeMembers::AddVoterIds(ids), true),
+            MemberChange::Demote => (ChangeMembers::RemoveVoters(ids), true),
+            MemberChange::Remove if is_voter => (ChangeMembers::RemoveVoters(ids), false),
+            MemberChange::Remove => (ChangeMembers::RemoveNodes(ids), false),
+        };
+        let changed = self.inner.change_membership(change, keep).await;
+        changed.map(drop).map_err(propose_error)
     }
 
     /// Proposes an encoded command and waits until it is committed and applied here.

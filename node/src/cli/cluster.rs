@@ -1,4 +1,4 @@
-//! `pennon cluster status`: who is in the cluster, how far each member is, and one verdict.
+//! `pennon cluster`: who is in it, how far each member is, one verdict; and votes given and taken.
 //!
 //! What must hold: exit code 0 means that the cluster calls itself healthy; anything else is 7,
 //! and no answer at all keeps its own code.
@@ -6,12 +6,14 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use http::{HeaderMap, Method};
 use serde_json::Value;
 
 use super::connection::{Asking, parse_duration};
 use super::failure::{Exit, Failure};
 use super::signals::Signals;
 use super::terminal::{Cell, Paint, shown};
+use super::write::encoded;
 
 /// Digits of a digest in the table: enough to see that two differ.
 const DIGEST_CHARS: usize = 8;
@@ -23,6 +25,18 @@ const LAG_USUAL: u64 = 100;
 pub(crate) enum ClusterCommand {
     /// Show the members and a verdict; exit code 7 when it is not healthy
     Status(StatusArgs),
+    /// Give a learner a vote, when it has caught up
+    Promote(MemberArgs),
+    /// Take the vote of a member; it goes on as a learner
+    Demote(MemberArgs),
+    /// Take a member out of the cluster
+    Remove(MemberArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MemberArgs {
+    /// Name or id of the member
+    member: String,
 }
 
 #[derive(Args, Debug)]
@@ -38,11 +52,40 @@ pub(crate) struct StatusArgs {
 
 /// `pennon cluster`.
 pub(crate) async fn run(command: ClusterCommand, asking: Asking) -> Result<(), Failure> {
-    let ClusterCommand::Status(args) = command;
-    match args.watch {
-        true => watch(&asking, args.interval).await,
-        false => once(&asking).await,
+    match command {
+        ClusterCommand::Status(args) if args.watch => watch(&asking, args.interval).await,
+        ClusterCommand::Status(_) => once(&asking).await,
+        ClusterCommand::Promote(args) => {
+            change(&asking, Method::POST, &args.member, ":promote").await
+        }
+        ClusterCommand::Demote(args) => {
+            change(&asking, Method::POST, &args.member, ":demote").await
+        }
+        ClusterCommand::Remove(args) => change(&asking, Method::DELETE, &args.member, "").await,
     }
+}
+
+async fn change(
+    asking: &Asking,
+    method: Method,
+    member: &str,
+    action: &str,
+) -> Result<(), Failure> {
+    let path = format!("/v1/cluster/members/{}{action}", encoded(member));
+    let answer = asking
+        .admin
+        .request(method, &path, HeaderMap::new(), None)
+        .await?;
+    if !asking.terminal.is_table() {
+        return asking.terminal.value(answer.body());
+    }
+    let text = |name: &str| shown(answer.body()[name].as_str().unwrap_or("?"));
+    let became = match answer.body()["role"].as_str() {
+        Some("voter") => "has a vote",
+        Some("learner") => "has no vote; it goes on as a learner",
+        _ => "is no member any more; stop it, and remove its data directory before it joins again",
+    };
+    asking.terminal.line(format!("{} {became}", text("name")))
 }
 
 async fn once(asking: &Asking) -> Result<(), Failure> {

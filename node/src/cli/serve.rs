@@ -62,6 +62,7 @@ pub(crate) async fn run(command: ServeCommand) -> Result<(), Failure> {
         advertise_peer: settings.peer_advertise.clone(),
         join: settings.join.clone(),
         expect: settings.expect,
+        learner: settings.learner,
         ..NodeOptions::single(&settings.name)
     };
     let node = start(options, settings.data.clone(), api, peer).await?;

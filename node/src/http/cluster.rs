@@ -6,10 +6,14 @@ use std::time::Duration;
 use pennon_evaluator::{Digest, Version};
 use serde_json::{Value, json};
 
+use pennon_raft_store::raft::{MemberChange, MemberStatus};
+
 use super::answer::{Answer, Decided};
 use super::call::Call;
-use super::problem::Problem;
-use crate::core::MemberView;
+use super::problem::{Problem, Slug};
+use super::route::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
+use crate::core::{Core, MemberView};
+use crate::membership::MembershipError;
 
 /// Longest wait for a member's answer.
 const MEMBERS_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -48,6 +52,65 @@ pub(crate) async fn get(call: Call) -> Result<Answer, Problem> {
         },
         body.to_string(),
     ))
+}
+
+/// Gives a learner a vote.
+pub(crate) async fn promote(call: Call) -> Result<Answer, Problem> {
+    change(&call, MemberChange::Promote).await
+}
+
+/// Takes the vote of a member; it stays as a learner.
+pub(crate) async fn demote(call: Call) -> Result<Answer, Problem> {
+    change(&call, MemberChange::Demote).await
+}
+
+/// Takes a member out of the cluster.
+pub(crate) async fn remove(call: Call) -> Result<Answer, Problem> {
+    change(&call, MemberChange::Remove).await
+}
+
+async fn change(call: &Call, change: MemberChange) -> Result<Answer, Problem> {
+    let within = call.duration("timeout", TIMEOUT_DEFAULT, TIMEOUT_MAX)?;
+    let core = call.core()?;
+    let member = member_of(core, call.segment("member").unwrap_or_default())?;
+    let changed = core.change_member(member.id, change.clone(), within).await;
+    changed.map_err(|why| refused(&why))?;
+    let role = match change {
+        MemberChange::Promote => "voter",
+        MemberChange::Demote | MemberChange::AddLearner(_) => "learner",
+        MemberChange::Remove => "removed",
+    };
+    let body = json!({ "id": member.id, "name": member.member.name, "role": role });
+    let decided = Decided {
+        version: core.view().version(),
+        fresh_at: core.fresh_at(),
+    };
+    Ok(Answer::json(decided, body.to_string()))
+}
+
+/// The member of a name or id.
+fn member_of(core: &Core, text: &str) -> Result<MemberStatus, Problem> {
+    let members = core.status().members;
+    let by_name = members.iter().find(|member| member.member.name == text);
+    let id = text.parse().ok();
+    let by_id = members.iter().find(|member| Some(member.id) == id);
+    by_name.or(by_id).cloned().ok_or_else(|| {
+        let names: Vec<&str> = members.iter().map(|one| one.member.name.as_str()).collect();
+        let detail = format!(
+            "no member is called {text:?}; there are {}",
+            names.join(", ")
+        );
+        Problem::new(Slug::NotFound, detail)
+    })
+}
+
+fn refused(why: &MembershipError) -> Problem {
+    let slug = match why {
+        MembershipError::Refused(_) => Slug::MembershipRefused,
+        MembershipError::NoLeader => Slug::NoQuorum,
+        MembershipError::Unknown(_) => Slug::OutcomeUnknown,
+    };
+    Problem::new(slug, why.to_string())
 }
 
 fn shown(member: &MemberView, newest: Version) -> Value {

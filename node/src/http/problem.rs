@@ -46,6 +46,7 @@ pub(crate) enum Slug {
     UnsupportedMediaType,
     RequestTimeout,
     NotReady,
+    MembershipRefused,
     Internal,
 }
 
@@ -61,7 +62,7 @@ struct Meaning {
 }
 
 /// In the order of [`Slug`].
-static MEANINGS: [Meaning; 21] = [
+static MEANINGS: [Meaning; 22] = [
     Meaning {
         slug: Slug::VersionConflict,
         word: "version-conflict",
@@ -235,6 +236,15 @@ static MEANINGS: [Meaning; 21] = [
         title: "this node is not ready",
         explanation: "This node should get no traffic of the asked kind at the moment. `reasons` says why.",
         schema: "NotReadyProblem",
+    },
+    Meaning {
+        slug: Slug::MembershipRefused,
+        word: "membership-refused",
+        status: StatusCode::CONFLICT,
+        title: "the membership cannot be changed so",
+        explanation: "Nothing was changed. The detail says why: the voters that would be left could decide nothing, the node \
+         has not caught up, or it is already as asked.",
+        schema: "Problem",
     },
     Meaning {
         slug: Slug::Internal,

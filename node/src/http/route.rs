@@ -36,10 +36,6 @@ pub(crate) enum Permission {
         scoped: bool,
     },
     /// Everything.
-    #[expect(
-        dead_code,
-        reason = "the paths that need it are not served yet; documents list it"
-    )]
     Admin,
 }
 

@@ -126,6 +126,12 @@ const STREAM: &[Param] = &[
     WAIT,
 ];
 
+const TIMEOUT: &[Param] = &[param(
+    "timeout",
+    ParamKind::Duration,
+    "How long to wait for the outcome; 10s unless given, 60s at most.",
+)];
+
 const RECEIPTS: &[Param] = &[
     param(
         "version",
@@ -359,6 +365,39 @@ const fn switch(
             etag: true,
         },
         errors: WRITE_ERRORS,
+        handler,
+    }
+}
+
+/// A change of the membership.
+const fn membership(
+    method: Verb,
+    path: &'static str,
+    operation: &'static str,
+    summary: &'static str,
+    handler: Handler,
+) -> Route {
+    Route {
+        method,
+        path,
+        permission: Permission::Admin,
+        operation,
+        tag: "cluster",
+        summary,
+        body: None,
+        query: &[TIMEOUT],
+        min_version: false,
+        conditions: Conditions::Nothing,
+        gives: Gives::Json {
+            schema: "MemberChanged",
+            etag: false,
+        },
+        errors: &[
+            Slug::NotFound,
+            Slug::MembershipRefused,
+            Slug::NoQuorum,
+            Slug::OutcomeUnknown,
+        ],
         handler,
     }
 }
@@ -807,6 +846,27 @@ pub(crate) static ROUTES: &[Route] = &[
             |call| Box::pin(cluster::get(call)),
         )
     },
+    membership(
+        Verb::Post,
+        "/v1/cluster/members/{member}:promote",
+        "promoteMember",
+        "Gives a learner that has caught up a vote.",
+        |call| Box::pin(cluster::promote(call)),
+    ),
+    membership(
+        Verb::Post,
+        "/v1/cluster/members/{member}:demote",
+        "demoteMember",
+        "Takes the vote of a member; it goes on as a learner.",
+        |call| Box::pin(cluster::demote(call)),
+    ),
+    membership(
+        Verb::Delete,
+        "/v1/cluster/members/{member}",
+        "removeMember",
+        "Takes a member out of the cluster, by its name or id. It then calls itself stale.",
+        |call| Box::pin(cluster::remove(call)),
+    ),
     Route {
         gives: Gives::Json {
             schema: "Alive",

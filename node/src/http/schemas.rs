@@ -408,6 +408,11 @@ fn node() -> Value {
     let number = json!({ "type": ["integer", "null"] });
     let text = json!({ "type": "string" });
     json!({
+        "MemberChanged": object("What became of a member.", json!({
+            "id": { "type": "integer" },
+            "name": { "type": "string" },
+            "role": { "enum": ["voter", "learner", "removed"] },
+        })),
         "Cluster": object("The cluster as this node sees it.", json!({
             "cluster_id": text,
             "leader": number,

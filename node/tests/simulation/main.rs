@@ -8,6 +8,7 @@
     reason = "helpers of tests may panic"
 )]
 
+mod learners;
 mod receipts;
 
 use std::sync::Arc;
@@ -60,14 +61,21 @@ impl Cluster {
     }
 
     async fn start_node(&mut self, at: usize) {
-        self.network.cut(&format!("n{at}"), false);
         let size = self.disks.len();
-        self.starts += 1;
         let options = NodeOptions {
             join: (0..size).map(peer).collect(),
             expect: size as u32,
-            raft: self.raft.clone(),
             ..NodeOptions::single(format!("n{at}"))
+        };
+        self.start_with(at, options).await;
+    }
+
+    async fn start_with(&mut self, at: usize, options: NodeOptions) {
+        self.network.cut(&format!("n{at}"), false);
+        self.starts += 1;
+        let options = NodeOptions {
+            raft: self.raft.clone(),
+            ..options
         };
         let surroundings = Surroundings {
             storage: Storage::Memory(Arc::new(self.disks[at].clone())),
