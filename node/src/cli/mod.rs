@@ -7,6 +7,7 @@
 
 mod cluster;
 mod connection;
+mod delivery;
 mod dev;
 mod dev_screen;
 mod evaluate;
@@ -47,7 +48,7 @@ const THREADS_GRACE: Duration = Duration::from_secs(2);
 Examples:
   pennon dev                                     a cluster of three with sample flags
   pennon flag list --env production              every flag, and whether it is on
-  pennon flag disable checkout.new-ui --env production
+  pennon flag disable checkout.new-ui --env production --ack delivered
   pennon eval checkout.new-ui --env production --subject user-42 --attr country=DE
   pennon explain checkout.new-ui --env production --subject user-42
   pennon cluster status
@@ -93,6 +94,8 @@ enum Command {
     Eval(evaluate::EvalCommand),
     /// Evaluate a flag for a subject and show how that was decided
     Explain(explain::ExplainCommand),
+    /// Show how an environment or a flag is: who has its last change, and who lags behind
+    Status(delivery::StatusCommand),
     /// Follow the changes in an environment
     Watch(watch::WatchCommand),
     /// The cluster itself
@@ -165,6 +168,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Change(command) => write::change(command, connection.asking()?).await,
         Command::Eval(command) => evaluate::run(command, connection.asking()?).await,
         Command::Explain(command) => explain::run(command, connection.asking()?).await,
+        Command::Status(command) => delivery::status(command, connection.asking()?).await,
         Command::Watch(command) => watch::run(command, connection.asking()?).await,
         Command::Cluster(command) => cluster::run(command, connection.asking()?).await,
     }

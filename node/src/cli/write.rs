@@ -7,6 +7,7 @@
 //! Left out: reading (`objects.rs`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use http::header::{IF_MATCH, IF_NONE_MATCH};
@@ -17,6 +18,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::connection::Asking;
+use super::delivery;
 use super::failure::{Exit, Failure};
 use super::place::Place;
 use super::terminal::{Paint, shown};
@@ -75,6 +77,26 @@ pub(crate) struct ReasonArgs {
     /// Why, for the history
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+
+    /// What to wait for: committed; applied, every node has it; delivered, every connected
+    /// application has said so. Exit code 7 when that is not complete in time (--timeout)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value_t,
+        hide_possible_values = true
+    )]
+    ack: Ack,
+}
+
+/// What a write waits for.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ack {
+    #[default]
+    Committed,
+    Applied,
+    Delivered,
 }
 
 #[derive(Args, Debug)]
@@ -92,6 +114,9 @@ pub(crate) struct ChangeCommand {
     #[command(flatten)]
     why: ReasonArgs,
 }
+
+/// The longest that a node waits for receipts.
+const ACK_MAX: Duration = Duration::from_secs(60);
 
 /// Says who writes.
 const ACTOR: HeaderName = HeaderName::from_static("pennon-actor");
@@ -140,7 +165,7 @@ impl DeleteCommand {
             (false, Some(version)) => Precondition::At(version),
             (false, None) => Precondition::At(version_of(asking, &place).await?),
         };
-        let path = self.why.onto(place.path.clone());
+        let path = self.why.onto(asking, place.path.clone());
         let answer = send(asking, Method::DELETE, path, Some(&precondition), None).await;
         let answer = answer.map_err(|failure| again(failure, retry, "delete"))?;
         report(asking, &place.key, &answer, |versions| match versions {
@@ -174,7 +199,7 @@ async fn put(
             send(
                 asking,
                 Method::PUT,
-                why.onto(place.path.clone()),
+                why.onto(asking, place.path.clone()),
                 Some(&precondition),
                 Some(value),
             )
@@ -225,10 +250,10 @@ pub(crate) async fn switch(
     why: &ReasonArgs,
 ) -> Result<(), Failure> {
     let (place, word) = (encoded(environment), if on { "enable" } else { "disable" });
-    let path = why.onto(format!(
-        "/v1/environments/{place}/flags/{}:{word}",
-        encoded(flag)
-    ));
+    let path = why.onto(
+        asking,
+        format!("/v1/environments/{place}/flags/{}:{word}", encoded(flag)),
+    );
     let answer = send(asking, Method::POST, path, None, None).await?;
     let state = match on {
         true => asking.terminal.paint("enabled", Paint::Good),
@@ -249,7 +274,8 @@ pub(crate) async fn change(command: ChangeCommand, asking: Asking) -> Result<(),
     let changes = read_file(&command.file)?;
     let answer = post(&asking, &changes, &command.why).await?;
     if !asking.terminal.is_table() {
-        return asking.terminal.value(answer.body());
+        asking.terminal.value(answer.body())?;
+        return delivery::report(&asking, answer.body());
     }
     let results = answer.body()["results"]
         .as_array()
@@ -267,7 +293,8 @@ pub(crate) async fn change(command: ChangeCommand, asking: Asking) -> Result<(),
             .line(format!("{}{place}: {from} -> {version}", what.join(" ")))?;
     }
     let version = answer.body()["version"].as_u64().unwrap_or_default();
-    asking.terminal.line(format!("all at version {version}"))
+    asking.terminal.line(format!("all at version {version}"))?;
+    delivery::report(&asking, answer.body())
 }
 
 /// Makes several changes at once, for a reason.
@@ -281,6 +308,7 @@ pub(crate) async fn change_set(
         changes,
         &ReasonArgs {
             reason: Some(reason.to_owned()),
+            ack: Ack::Committed,
         },
     )
     .await
@@ -290,7 +318,7 @@ async fn post(asking: &Asking, changes: &Value, why: &ReasonArgs) -> Result<Answ
     send(
         asking,
         Method::POST,
-        why.onto("/v1/changes".into()),
+        why.onto(asking, "/v1/changes".into()),
         None,
         Some(changes),
     )
@@ -304,15 +332,17 @@ fn report(
     answer: &Answer,
     say: impl Fn((Option<u64>, u64)) -> String,
 ) -> Result<(), Failure> {
-    if !asking.terminal.is_table() {
-        return asking.terminal.value(answer.body());
-    }
     let body = answer.body();
+    if !asking.terminal.is_table() {
+        asking.terminal.value(body)?;
+        return delivery::report(asking, body);
+    }
     // A change set of one is answered as a list of one.
     let versions = versions(body["results"].get(0).unwrap_or(body), answer);
     asking
         .terminal
-        .line(format!("{}: {}", shown(key), say(versions)))
+        .line(format!("{}: {}", shown(key), say(versions)))?;
+    delivery::report(asking, body)
 }
 
 fn versions(result: &Value, answer: &Answer) -> (Option<u64>, u64) {
@@ -367,10 +397,25 @@ async fn send(
 }
 
 impl ReasonArgs {
-    fn onto(&self, path: String) -> String {
-        match &self.reason {
-            Some(reason) => format!("{path}?reason={}", encoded(reason)),
-            None => path,
+    /// Adds what the node is to be told besides the change itself.
+    fn onto(&self, asking: &Asking, path: String) -> String {
+        let mut query = Vec::new();
+        if let Some(reason) = &self.reason {
+            query.push(format!("reason={}", encoded(reason)));
+        }
+        let ack = match self.ack {
+            Ack::Committed => None,
+            Ack::Applied => Some("applied"),
+            Ack::Delivered => Some("delivered"),
+        };
+        if let Some(ack) = ack {
+            // The answer must be here before this command gives up.
+            let within = asking.timeout.mul_f64(0.9).min(ACK_MAX).as_millis();
+            query.push(format!("ack={ack}&timeout={within}ms"));
+        }
+        match query.is_empty() {
+            true => path,
+            false => format!("{path}?{}", query.join("&")),
         }
     }
 }

@@ -187,7 +187,7 @@ fn check_site(route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
     let cross_site = headers
         .get("sec-fetch-site")
         .is_some_and(|site| site == "cross-site");
-    if cross_site && route.conditions.is_write() {
+    if cross_site && route.is_change() {
         return Err(Problem::new(
             Slug::Forbidden,
             "a page of another site may not write; write from the command line, a program, or a page of this node",

@@ -163,6 +163,13 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// Whether the request changes anything: ground state, the membership, what is known of an
+    /// evaluator.
+    pub(crate) fn is_change(&self) -> bool {
+        let receipt = matches!(self.gives, Gives::Nothing);
+        self.conditions.is_write() || self.permission == Permission::Admin || receipt
+    }
+
     /// The query parameters.
     pub(crate) fn params(&self) -> impl Iterator<Item = &'static Param> {
         self.query.iter().flat_map(|group| group.iter())

@@ -940,12 +940,10 @@ mod tests {
         for route in ROUTES {
             let writes = matches!(route.permission, Permission::Write { .. });
             assert_eq!(writes, route.conditions.is_write(), "{}", route.path);
-            assert_eq!(
-                writes,
-                route.params().any(|param| param.name == "timeout"),
-                "{}",
-                route.path
-            );
+            let waits = writes || route.permission == Permission::Admin;
+            let timeout = route.params().any(|param| param.name == "timeout");
+            assert_eq!(waits, timeout, "{}", route.path);
+            assert!(!waits || route.is_change(), "{}", route.path);
             let scoped = route.permission == Permission::Write { scoped: true };
             assert!(
                 !scoped || route.path.contains("{environment}"),

@@ -515,3 +515,54 @@ fn a_long_list_is_shown_to_its_end() {
         COUNT + 1
     );
 }
+
+#[test]
+fn a_kill_switch_says_who_has_it_and_who_has_not() {
+    use std::io::Read as _;
+
+    let node = Single::with_flag();
+    let disable = "flag disable web/new:ui --env prod";
+    node.run(&format!("{disable} --ack applied"))
+        .exits(0)
+        .prints("applied on");
+    node.run(&format!("{disable} --ack delivered"))
+        .exits(0)
+        .prints("no application is connected");
+    node.run("status --env prod")
+        .exits(0)
+        .prints("no application is connected");
+    node.run("status web/new:ui --env prod")
+        .exits(0)
+        .prints("disabled in prod, since version");
+
+    // An application that reads its stream and acknowledges nothing.
+    let mut silent = std::net::TcpStream::connect(node.url.trim_start_matches("http://")).unwrap();
+    let request = "GET /v1/environments/prod/stream?client=silent HTTP/1.1\r\nhost: n\r\naccept: text/event-stream\r\n\r\n";
+    silent.write_all(request.as_bytes()).unwrap();
+    let mut read = String::new();
+    let mut buffer = [0; 4096];
+    while !read.contains("event: snapshot") {
+        let n = silent.read(&mut buffer).unwrap();
+        read += std::str::from_utf8(&buffer[..n]).unwrap();
+    }
+    let enable = "flag enable web/new:ui --env prod --ack delivered --timeout 1s";
+    let told = node.run(enable).exits(7);
+    let told = told
+        .prints("enabled")
+        .prints("delivered to 0 of 1 application")
+        .prints("silent")
+        .prints("nobody acts on an older state");
+    assert!(told.err.is_empty(), "the write stands: {}", told.err);
+    let json = node
+        .run("status web/new:ui --env prod -o json")
+        .exits(7)
+        .json();
+    assert_eq!(json["laggards"][0]["id"], "silent");
+    while !read.contains("event: acknowledge") {
+        let n = silent.read(&mut buffer).unwrap();
+        read += std::str::from_utf8(&buffer[..n]).unwrap();
+    }
+    drop(silent);
+    node.run("status none --env prod").exits(3);
+    node.run(&format!("{disable} --ack everybody")).exits(2);
+}

@@ -349,7 +349,12 @@ fn operation<'a>(document: &'a Value, method: &str, path: &str) -> Option<(&'a s
                 .all(|(part, given)| part.starts_with('{') || *part == given)
     };
     let paths = document["paths"].as_object()?;
-    let (template, operations) = paths.iter().find(|(template, _)| fits(template))?;
+    let mut fitting = paths.iter().filter(|(template, _)| fits(template));
+    // `{member}:promote` fits `{member}` too.
+    let found = fitting
+        .clone()
+        .find(|(template, _)| template.contains("}:"));
+    let (template, operations) = found.or_else(|| fitting.next())?;
     Some((template, operations.get(&method)?))
 }
 
