@@ -124,6 +124,25 @@ pub(crate) async fn environment(
     })
 }
 
+/// Makes sure that there is an application. A node that may be behind does not deny it.
+pub(crate) async fn application(core: &Core, key: &str, within: Duration) -> Result<(), Problem> {
+    let object = ObjectId::application(key);
+    if core.view().object(&object).is_some() {
+        return Ok(());
+    }
+    let began = core.now();
+    let view = core.confirmed(within).await;
+    let view = view.map_err(|why| Problem::read(&why))?;
+    let decided = Decided {
+        version: view.version(),
+        fresh_at: Some(began),
+    };
+    match view.object(&object) {
+        Some(_) => Ok(()),
+        None => Err(Problem::missing(&object).decided(decided)),
+    }
+}
+
 /// The staleness bound of an environment.
 pub(crate) fn bound_of(environment: &Environment) -> Duration {
     Duration::from_millis(environment.staleness_bound_ms)

@@ -99,11 +99,20 @@ const WRITE: &[Param] = &[
     ),
 ];
 
-const SNAPSHOT: &[Param] = &[param(
-    "since",
-    ParamKind::Version,
-    "The version the caller has: the answer says with `intent` whether nothing, changes or everything follows.",
-)];
+const APP: Param = param(
+    "app",
+    ParamKind::Text { max: 256 },
+    "Only what this application needs: the flags with any of its tags, and what those use.",
+);
+
+const SNAPSHOT: &[Param] = &[
+    param(
+        "since",
+        ParamKind::Version,
+        "The version the caller has: the answer says with `intent` whether nothing, changes or everything follows.",
+    ),
+    APP,
+];
 
 const STREAM: &[Param] = &[
     param(
@@ -123,6 +132,7 @@ const STREAM: &[Param] = &[
         },
         "Names the evaluator, for receipts; two that run at once have two names.",
     ),
+    APP,
     WAIT,
 ];
 
@@ -714,7 +724,7 @@ pub(crate) static ROUTES: &[Route] = &[
         )
     },
     Route {
-        query: &[&[WAIT]],
+        query: &[&[APP, WAIT]],
         min_version: false,
         permission: Permission::Stream,
         gives: Gives::Json {

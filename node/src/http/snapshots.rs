@@ -4,9 +4,12 @@
 //! waits for that version, or refuses so that the caller asks another node. A snapshot under its
 //! version never changes, so caches may keep it for ever.
 
+use std::collections::BTreeSet;
+
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue};
-use pennon_evaluator::{ConfigSnapshot, Version};
+use pennon_evaluator::{ConfigSnapshot, StateKey, Version};
+use pennon_raft_store::command::ObjectId;
 use pennon_raft_store::machine::Since;
 use serde_json::{Value, json};
 
@@ -25,60 +28,107 @@ pub(crate) async fn newest(call: Call) -> Result<Answer, Problem> {
     };
     let read = read::environment(&call, Consistency::Bounded, have).await?; // I6
     let (decided, version) = (read.decided, read.decided.version);
-    if unchanged(&read, &tags) {
+    let part = Part::of(&call, &read).await?;
+    if part.unchanged(&read, &tags) {
         return Ok(Answer::empty(StatusCode::NOT_MODIFIED)
             .decided(decided)
             .etag(version));
     }
     let text = call
         .core()?
-        .compute(move || body(&read, since))
+        .compute(move || part.body(&read, since))
         .await
         .flatten();
     Ok(Answer::json(decided, text.map_err(|why| Problem::internal(&why))?).etag(version))
 }
 
-/// Whether nothing has changed in the environment since a version that the caller has.
-fn unchanged(read: &EnvironmentRead, tags: &Tags) -> bool {
-    match tags {
-        Tags::Any => true,
-        Tags::Of(versions) => versions
-            .iter()
-            .any(|have| matches!(read.view.since(&read.key, *have), Since::Nothing)),
-    }
+/// What is asked for of an environment.
+enum Part {
+    Whole,
+    /// What an application needs, and the version of the application itself.
+    Application(BTreeSet<StateKey>, Version),
 }
 
-fn body(read: &EnvironmentRead, since: Option<Version>) -> Result<String, String> {
-    let whole = || {
-        let whole: Option<ConfigSnapshot> = read.view.config_snapshot(&read.key);
-        let whole = whole.ok_or("the environment has no snapshot")?;
-        whole.to_json().map_err(|why| why.to_string())
-    };
-    let Some(since) = since else {
-        return Ok(whole()?.to_string());
-    };
-    let with_intent = |intent: &str, rest: Value| {
-        let mut body =
-            json!({ "intent": intent, "environment": read.key, "version": read.view.version() });
-        if let (Some(body), Value::Object(rest)) = (body.as_object_mut(), rest) {
-            body.extend(rest);
+impl Part {
+    /// Reads `?app=`.
+    async fn of(call: &Call, read: &EnvironmentRead) -> Result<Self, Problem> {
+        let Some(application) = call.param("app") else {
+            return Ok(Self::Whole);
+        };
+        read::application(call.core()?, application, call.wait()?).await?;
+        let object = ObjectId::application(application);
+        let found = read.view.object(&object).map(|object| object.version);
+        let members = read.view.members(&read.key, application);
+        match found.zip(members) {
+            Some((version, members)) => Ok(Self::Application(members, version)),
+            None => Err(Problem::missing(&object).decided(read.decided)),
         }
-        body.to_string()
-    };
-    Ok(match read.view.since(&read.key, since) {
-        Since::Nothing => {
-            let digest = read
-                .view
-                .compiled(&read.key)
-                .map(|compiled| compiled.digest())
-                .unwrap_or_default();
-            with_intent("none", json!({ "digest": digest }))
+    }
+
+    /// The version at which something of it may have changed last.
+    fn changed_at(&self, read: &EnvironmentRead) -> Version {
+        let compiled = read.view.compiled(&read.key);
+        let here = compiled.map_or(read.decided.version, |compiled| compiled.changed_at());
+        match self {
+            Self::Whole => here,
+            Self::Application(_, version) => here.max(*version),
         }
-        Since::Changes(delta) => {
-            with_intent("changes", delta.to_json().map_err(|why| why.to_string())?)
+    }
+
+    /// Whether nothing has changed since a version that the caller has.
+    fn unchanged(&self, read: &EnvironmentRead, tags: &Tags) -> bool {
+        match tags {
+            Tags::Any => true,
+            Tags::Of(versions) => versions.iter().any(|have| *have >= self.changed_at(read)),
         }
-        Since::Full | Since::Ahead => with_intent("full", whole()?),
-    })
+    }
+
+    fn snapshot(&self, read: &EnvironmentRead) -> Option<ConfigSnapshot> {
+        match self {
+            Self::Whole => read.view.config_snapshot(&read.key),
+            Self::Application(keys, _) => read.view.snapshot_of(&read.key, keys),
+        }
+    }
+
+    /// How the caller stands to it. What an application had earlier is not known here: it is given
+    /// as a whole when something changed.
+    fn since(&self, read: &EnvironmentRead, have: Version) -> Since {
+        match self {
+            Self::Whole => read.view.since(&read.key, have),
+            _ if have > read.view.version() => Since::Ahead,
+            _ if have >= self.changed_at(read) => Since::Nothing,
+            _ => Since::Full,
+        }
+    }
+
+    fn body(&self, read: &EnvironmentRead, since: Option<Version>) -> Result<String, String> {
+        let whole = || {
+            let whole = self.snapshot(read);
+            let whole = whole.ok_or("the environment has no snapshot")?;
+            whole.to_json().map_err(|why| why.to_string())
+        };
+        let Some(since) = since else {
+            return Ok(whole()?.to_string());
+        };
+        let with_intent = |intent: &str, rest: Value| {
+            let mut body = json!({ "intent": intent, "environment": read.key, "version": read.view.version() });
+            if let (Some(body), Value::Object(rest)) = (body.as_object_mut(), rest) {
+                body.extend(rest);
+            }
+            body.to_string()
+        };
+        Ok(match self.since(read, since) {
+            Since::Nothing => {
+                let digest = self.snapshot(read).map(|whole| whole.digest());
+                let digest = digest.unwrap_or_default();
+                with_intent("none", json!({ "digest": digest }))
+            }
+            Since::Changes(delta) => {
+                with_intent("changes", delta.to_json().map_err(|why| why.to_string())?)
+            }
+            Since::Full | Since::Ahead => with_intent("full", whole()?),
+        })
+    }
 }
 
 /// The snapshot at one version, as long as this node can give it: from the environment's last
@@ -90,10 +140,8 @@ pub(crate) async fn at(call: Call) -> Result<Answer, Problem> {
         .map_err(|why| Problem::parameter("version", format!("{text:?}: {why}")))?;
     // Only the version counts here, not how new it is.
     let read = read::environment(&call, Consistency::Stale, Some(wanted)).await?;
-    let oldest = read
-        .view
-        .compiled(&read.key)
-        .map_or(read.decided.version, |compiled| compiled.changed_at());
+    let part = Part::of(&call, &read).await?;
+    let oldest = part.changed_at(&read);
     if wanted < oldest {
         let newest = read.decided.version;
         let detail = format!(
@@ -116,9 +164,8 @@ pub(crate) async fn at(call: Call) -> Result<Answer, Problem> {
         ));
     }
     let render = move || {
-        let states = read
-            .view
-            .config_snapshot(&read.key)
+        let states = part
+            .snapshot(&read)
             .map(|whole| whole.states().to_vec())
             .unwrap_or_default();
         // Nothing has changed here since `wanted`, so these are its states.

@@ -9,6 +9,7 @@
 //! and a client that knows nothing yet is served better by something marked stale than by nothing.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use futures_util::StreamExt;
@@ -22,6 +23,7 @@ use super::answer::{Answer, Decided};
 use super::call::Call;
 use super::parse;
 use super::problem::{Problem, Slug};
+use super::read;
 use crate::core::Core;
 use crate::hub::{Encoding, Hub, Scope, Subscription};
 use pennon_raft_store::command::ObjectId;
@@ -62,6 +64,10 @@ pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
             Core::environment(&view, &environment).ok_or_else(missing)?
         }
     };
+    let application = call.param("app").map(str::to_owned);
+    if let Some(application) = &application {
+        read::application(core, application, left()).await?;
+    }
     if let Some(since) = since {
         core.at_least(since, left())
             .await
@@ -72,9 +78,12 @@ pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
         version: core.view().version(),
         fresh_at,
     };
-    let staleness_bound = super::read::bound_of(&settings);
+    let staleness_bound = read::bound_of(&settings);
     let subscription = Subscription {
-        scope: Scope { environment },
+        scope: Scope {
+            environment,
+            application: application.map(Arc::from),
+        },
         client: call.param("client").map(str::to_owned),
         since,
         encoding,

@@ -73,15 +73,9 @@ struct Pace {
 
 impl Channel {
     pub(crate) fn new(scope: Scope, view: View, fresh_at: Option<Duration>) -> Self {
-        let scope = Arc::new(scope);
-        let shown = Shown {
-            scope: scope.clone(),
-            view,
-            fresh_at,
-            wanted: Version::ZERO,
-        };
+        let shown = Shown::new(scope, view, fresh_at);
         Self {
-            scope,
+            scope: shown.scope.clone(),
             shown: watch::Sender::new(shown),
             pace: Mutex::default(),
             encoded: Mutex::default(),
@@ -109,15 +103,16 @@ impl Channel {
         refresh: Duration,
     ) -> Duration {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let differs = self.shown.borrow().differs(view);
-        if differs && now < pace.wake {
+        let touched = self.shown.borrow().is_touched(view);
+        if touched && now < pace.wake {
             return pace.wake;
         }
-        if differs || now >= pace.refresh {
-            self.show(view, fresh_at);
+        let mut woken = false;
+        if touched || now >= pace.refresh {
+            woken = self.show(view, fresh_at);
             pace.refresh = now + refresh;
         }
-        if differs {
+        if woken {
             let streams = self.streams.load(Ordering::Relaxed);
             let serving = SERVING.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX));
             pace.wake = now + serving.min(FOLD_MAX);
@@ -125,17 +120,20 @@ impl Channel {
         pace.refresh
     }
 
-    /// Shows a view at once, unless a later one is shown. Who follows is woken by news only.
-    pub(crate) fn show(&self, view: &View, fresh_at: Option<Duration>) {
+    /// Shows a view at once, unless a later one is shown. Who follows is woken by news only; says
+    /// whether there was any.
+    pub(crate) fn show(&self, view: &View, fresh_at: Option<Duration>) -> bool {
+        // Made before the others are kept from reading.
+        let (mut later, differs) = self.shown.borrow().later(view, fresh_at); // I5
         self.shown.send_if_modified(|shown| {
             let older = view.version() < shown.view.version();
             if older || (view.version() == shown.view.version() && fresh_at < shown.fresh_at) {
                 return false; // I6
             }
-            let differs = shown.differs(view);
-            (shown.view, shown.fresh_at) = (view.clone(), fresh_at); // I5
+            later.wanted = shown.wanted;
+            std::mem::swap(shown, &mut later);
             differs
-        });
+        })
     }
 
     /// Has every stream ask for receipts of a version.
@@ -224,7 +222,7 @@ pub(crate) fn encode(
 
 #[cfg(test)]
 mod tests {
-    use super::super::cursor::tests::{e, machine, write};
+    use super::super::cursor::tests::{e, machine, whole, write};
     use super::*;
     use pennon_raft_store::command::ObjectId;
     use pennon_raft_store::machine::Machine;
@@ -232,7 +230,7 @@ mod tests {
     const REFRESH: Duration = Duration::from_millis(500);
 
     fn channel(machine: &Machine) -> Channel {
-        Channel::new(Scope { environment: e() }, Arc::new(machine.clone()), None)
+        Channel::new(whole(), Arc::new(machine.clone()), None)
     }
 
     fn version(channel: &Channel) -> u64 {

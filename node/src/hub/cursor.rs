@@ -152,13 +152,15 @@ pub(super) mod tests {
         machine
     }
 
-    pub(in crate::hub) fn shown(machine: &Machine) -> Shown {
-        Shown {
-            scope: Arc::new(Scope { environment: e() }),
-            view: Arc::new(machine.clone()),
-            fresh_at: None,
-            wanted: Version::ZERO,
+    pub(in crate::hub) fn whole() -> Scope {
+        Scope {
+            environment: e(),
+            application: None,
         }
+    }
+
+    pub(in crate::hub) fn shown(machine: &Machine) -> Shown {
+        Shown::new(whole(), Arc::new(machine.clone()), None)
     }
 
     fn cursor(since: Option<u64>) -> Cursor {
