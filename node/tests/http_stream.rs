@@ -107,6 +107,81 @@ async fn furnished() -> (pennon_node::server::Node, Api) {
 }
 
 #[tokio::test]
+async fn an_application_streams_what_it_needs() {
+    let (node, api) = furnished().await;
+    let tagged = |tag: &str| {
+        let mut config = flag();
+        config["tags"] = json!([tag]);
+        config
+    };
+    for (key, tag) in [("shop.a", "shop"), ("other.b", "other")] {
+        api.create(&format!("/v1/flags/{key}"), tagged(tag)).await;
+        let policy = format!("/v1/environments/e/policies/{key}");
+        api.create(&policy, serving("on")).await;
+    }
+    let open = format!("{PATH}?app=shop");
+    let accept = [("accept", MEDIA_TYPE_EVENTS)];
+    let missing = api.send("GET", &open, &accept, None).await;
+    missing.problem(404, "not-found");
+    let snapshot = "/v1/environments/e/snapshot?app=shop";
+    api.get(snapshot).await.problem(404, "not-found");
+    let shop = json!({"tags": ["shop"]});
+    api.create("/v1/applications/shop", shop).await;
+
+    let states = |data: &Value| -> Vec<String> {
+        let all = data["states"].as_array().unwrap().iter();
+        all.map(|state| state["key"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let pulled = api.get(snapshot).await.ok();
+    assert_eq!(states(&pulled.json), ["shop.a"]);
+    let mut events = Events::open(&api, &open, &accept).await;
+    assert_eq!(events.next().await.name, "hello");
+    let first = events.news().await;
+    assert_eq!(states(&first.data), ["shop.a"]);
+    assert_eq!(first.data["digest"], pulled.json["digest"]);
+    // What is none of its business is not told; the next thing that is comes after it.
+    let policy = |key: &str| format!("/v1/environments/e/policies/{key}");
+    api.replace(&policy("other.b"), serving("off")).await.ok();
+    let version = api
+        .replace(&policy("shop.a"), serving("off"))
+        .await
+        .version();
+    let delta = events.news().await;
+    assert_eq!(
+        (delta.name.as_str(), &delta.data["to"]),
+        ("delta", &json!(version))
+    );
+    assert_eq!(delta.data["upserts"].as_array().unwrap().len(), 1);
+    // Somebody else's flag is tagged for it.
+    let path = "/v1/flags/other.b";
+    api.replace(path, tagged("shop")).await.ok();
+    let delta = events.news().await;
+    assert_eq!(delta.data["upserts"][0]["key"], "other.b");
+
+    let at = delta.data["to"].as_u64().unwrap();
+    let nothing = api.get(&format!("{snapshot}&since={at}")).await.ok().json;
+    assert_eq!(
+        (&nothing["intent"], &nothing["digest"]),
+        (&json!("none"), &delta.data["digest"])
+    );
+    let whole = api
+        .get(&format!("{snapshot}&since={version}"))
+        .await
+        .ok()
+        .json;
+    assert_eq!(
+        (&whole["intent"], states(&whole).len()),
+        (&json!("full"), 2)
+    );
+    let immutable = format!("/v1/environments/e/snapshots/{at}?app=shop");
+    assert_eq!(states(&api.get(&immutable).await.ok().json).len(), 2);
+    let earlier = format!("/v1/environments/e/snapshots/{version}?app=shop");
+    api.get(&earlier).await.problem(404, "not-found");
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn events_are_hello_snapshot_delta_heartbeat_goodbye() {
     let (node, api) = furnished().await;
     let mut events = Events::open(&api, &format!("{PATH}?client=test"), &[("accept", "*/*")]).await;

@@ -20,6 +20,9 @@ use super::call::Call;
 use super::problem::Problem;
 use crate::core::Core;
 
+/// What proving a read takes is not waited for freshness: also who waits for nothing gets so long.
+const ROUND_MIN: Duration = Duration::from_millis(500);
+
 /// How fresh an answer has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consistency {
@@ -175,7 +178,8 @@ async fn fetch(
     let failed = |why| Problem::read(&why);
     match how {
         Consistency::Linearizable => {
-            let view = core.confirmed(left()).await.map_err(failed)?; // I1
+            let within = left().max(ROUND_MIN);
+            let view = core.confirmed(within).await.map_err(failed)?; // I1
             let view = match view.version() >= min_version {
                 true => view,
                 false => core.at_least(min_version, left()).await.map_err(failed)?,

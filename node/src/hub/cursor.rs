@@ -277,9 +277,10 @@ pub(super) mod tests {
         let mut machine = machine();
         let mut cursor = cursor(Some(3));
         let now = Duration::ZERO;
-        let wanting = |machine: &Machine, version| Shown {
-            wanted: Version::new(version).unwrap(),
-            ..shown(machine)
+        let wanting = |machine: &Machine, version| {
+            let mut shown = shown(machine);
+            shown.wanted = Version::new(version).unwrap();
+            shown
         };
         assert_eq!(
             cursor.next(&shown(&machine), now),
