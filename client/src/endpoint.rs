@@ -67,6 +67,16 @@ impl Endpoint {
         })
     }
 
+    /// An endpoint that stands for none: port 1 of a name that no resolver knows.
+    pub(crate) fn nowhere() -> Endpoint {
+        Endpoint {
+            authority: Arc::from("nowhere.invalid:1"),
+            host_len: "nowhere.invalid".len(),
+            port: 1,
+            prefix: Arc::from(""),
+        }
+    }
+
     /// Reads a list of URLs.
     ///
     /// # Errors

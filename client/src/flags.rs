@@ -73,6 +73,11 @@ impl Shared {
         }
     }
 
+    /// Changes what the status is made of, for who has no session.
+    pub(crate) fn show(&self, change: impl FnOnce(&mut Report)) {
+        self.reports.send_modify(change);
+    }
+
     /// Publishes where the session is.
     pub(crate) fn report(&self, session: &Session, cache: Option<&CacheStatus>, now: Duration) {
         let Some(endpoint) = self.endpoints.get(session.endpoint()) else {

@@ -24,6 +24,8 @@ pub enum Source {
     Cache,
     /// The bytes given to the builder. It is STALE until a node replaces it.
     Bootstrap,
+    /// Code: a [`TestClient`](crate::testing::TestClient).
+    Code,
 }
 
 /// A state, where it comes from, and how old it can be.

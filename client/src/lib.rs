@@ -33,7 +33,7 @@
 //!
 //! Where things are: `session.rs` decides everything about streams and knows no socket or clock;
 //! `transport.rs` is the shell around it; `flags.rs` and `evaluation.rs` are what applications
-//! call; [`admin`] is for those who write.
+//! call; [`testing`] is for their tests, [`admin`] for those who write.
 
 pub mod admin;
 mod builder;
@@ -55,6 +55,7 @@ mod session;
 #[path = "../tests/common/states.rs"]
 mod states;
 mod status;
+pub mod testing;
 mod transport;
 
 pub use builder::{CONNECT_DEADLINE_DEFAULT, ClientBuilder};
