@@ -281,7 +281,8 @@ impl Admin {
 
     /// Turns a refusal into the error that it is.
     fn accepted(&self, raw: RawAnswer) -> Result<RawAnswer, Error> {
-        if !raw.status.is_client_error() && !raw.status.is_server_error() {
+        // Also what is beyond 599, of which nobody knows what it means.
+        if raw.status.as_u16() < 400 {
             return Ok(raw);
         }
         let version = http1::version_of(&raw.headers);

@@ -382,3 +382,25 @@ async fn a_write_whose_success_cannot_be_read_may_have_happened() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_nobody_knows_is_no_success() {
+    let (net, mut requests) = Net::new();
+    let admin = admin(&net, &["n1:1"]);
+    let dark = Resource::flag("dark");
+    for status in [600, 777, 999] {
+        let deleted = during(admin.delete(&dark, Expected::Exists), async || {
+            next(&mut requests).await.json(status, &[], WRITTEN);
+        });
+        let error = deleted.await.unwrap_err();
+        assert!(error.outcome_unknown(), "{error}");
+        assert_eq!(error.status(), Some(status));
+
+        let read = during(admin.cluster(), async || {
+            next(&mut requests).await.json(status, &[], "{}");
+        });
+        let error = read.await.unwrap_err();
+        assert!(!error.outcome_unknown(), "{error}");
+        assert_eq!(error.status(), Some(status));
+    }
+}

@@ -118,8 +118,8 @@ fn decide(repeat: Repeat, doubt: bool, attempt: Attempt, may_go_on: bool) -> Nex
         Attempt::Answered(
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS,
         ) => (false, doubt),
-        // The node does not know itself how far it came.
-        Attempt::Answered(status) if status.is_server_error() => (false, true),
+        // The node does not know itself how far it came, or says what nobody understands.
+        Attempt::Answered(status) if status.as_u16() >= 500 => (false, true),
         Attempt::Answered(_) => return Next::Take,
     };
     match (again && may_go_on, writes && undecided) {
