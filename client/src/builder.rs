@@ -54,6 +54,8 @@ pub struct ClientBuilder {
     cache_file: Option<PathBuf>,
     bootstrap: Option<Vec<u8>>,
     polling: Polling,
+    #[cfg(feature = "tls")]
+    root_certificates: Vec<Vec<u8>>,
 }
 
 impl ClientBuilder {
@@ -77,6 +79,8 @@ impl ClientBuilder {
             cache_file: None,
             bootstrap: None,
             polling: Polling::default(),
+            #[cfg(feature = "tls")]
+            root_certificates: Vec::new(),
         }
     }
 
@@ -150,6 +154,14 @@ impl ClientBuilder {
     /// Sets how connections are opened; over TCP unless set.
     pub fn connector(mut self, connector: impl Connector) -> ClientBuilder {
         self.connector = Arc::new(connector);
+        self
+    }
+
+    /// Trusts the certificates in this PEM text, and those of other calls, for `https://` endpoints,
+    /// in the place of those that the operating system trusts.
+    #[cfg(feature = "tls")]
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> ClientBuilder {
+        self.root_certificates.push(pem.into());
         self
     }
 
@@ -236,7 +248,7 @@ impl ClientBuilder {
     /// # Errors
     /// `is_settings()` when the description is wrong, or when there is no tokio runtime.
     pub fn start(self) -> Result<Client, Error> {
-        let endpoints = Endpoint::parse_all(&self.urls)?;
+        let endpoints = self.endpoints()?;
         let environment = self.environment.as_deref();
         let environment = environment.ok_or_else(|| Error::settings("no environment is given"))?;
         let environment = EnvironmentKey::try_from(environment)
@@ -274,6 +286,17 @@ impl ClientBuilder {
         let (alive, gone) = oneshot::channel();
         runtime.spawn(driver.run(gone));
         Ok(Client::new(shared, alive))
+    }
+
+    fn endpoints(&self) -> Result<Arc<[Endpoint]>, Error> {
+        let endpoints = Endpoint::parse_all(&self.urls)?;
+        #[cfg(feature = "tls")]
+        if !self.root_certificates.is_empty() {
+            let tls = crate::tls::Tls::trusting(&self.root_certificates)?;
+            let trusting = endpoints.iter().map(|at| at.clone().trusting(&tls));
+            return Ok(trusting.collect());
+        }
+        Ok(endpoints)
     }
 
     fn driver(

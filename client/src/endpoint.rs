@@ -3,7 +3,7 @@
 //! What must hold: nothing in this crate opens a socket except through a `Connector`, so that a
 //! simulation, a test or a proxy can stand in its place.
 //!
-//! Left out: HTTP (`http.rs`), deadlines (the callers have them), encryption.
+//! Left out: HTTP (`http1.rs`), deadlines (the callers have them), encryption (`tls.rs`).
 
 use std::fmt;
 use std::future::Future;
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::error::Error;
+use crate::tls::Tls;
 
 /// The most endpoints one client takes; beyond it the list is refused.
 pub const ENDPOINTS_MAX: usize = 64;
@@ -27,19 +28,24 @@ pub struct Endpoint {
     host_len: usize,
     port: u16,
     prefix: Arc<str>,
+    /// How its connections are encrypted, if they are.
+    tls: Option<Tls>,
 }
 
 impl Endpoint {
-    /// Reads `http://host[:port][/prefix]`; the port is 7400 when left out.
+    /// Reads `http://host[:port][/prefix]`, or with the feature `tls` also `https://`; the port is 7400
+    /// when left out, with `https://` 443.
     ///
     /// # Errors
     /// When it is no such URL, has a query or names a user.
     pub fn parse(url: &str) -> Result<Endpoint, Error> {
-        if url.starts_with("https://") {
-            let why = "this release does not encrypt connections; use http:// or a local proxy";
+        let secure = url.starts_with("https://");
+        if secure && !Tls::IS_BUILT_IN {
+            let why = "this build does not encrypt connections; build pennon-client with the feature \
+                       `tls`, or use http:// and a local proxy";
             return Err(Error::settings(format!("{url:?}: {why}")));
         }
-        if !url.starts_with("http://") {
+        if !secure && !url.starts_with("http://") {
             return Err(Error::settings(format!(
                 "{url:?} does not start with http://"
             )));
@@ -55,7 +61,7 @@ impl Endpoint {
             let why = "is not of the form http://host[:port][/prefix]";
             return Err(Error::settings(format!("{url:?} {why}")));
         }
-        let port = uri.port_u16().unwrap_or(7400);
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 7400 });
         let authority = format!("{host}:{port}");
         let prefix = uri.path().trim_end_matches('/');
         let (host_len, authority) = (host.len(), Arc::from(authority));
@@ -64,7 +70,20 @@ impl Endpoint {
             host_len,
             port,
             prefix: Arc::from(prefix),
+            tls: secure.then(Tls::of_the_system),
         })
+    }
+
+    /// How its connections are encrypted; none when they are not.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// The same endpoint with other trust; without effect when nothing is encrypted.
+    #[cfg(feature = "tls")]
+    pub(crate) fn trusting(self, tls: &Tls) -> Endpoint {
+        let tls = self.tls.map(|_| tls.clone());
+        Endpoint { tls, ..self }
     }
 
     /// An endpoint that stands for none: port 1 of a name that no resolver knows.
@@ -74,6 +93,7 @@ impl Endpoint {
             host_len: "nowhere.invalid".len(),
             port: 1,
             prefix: Arc::from(""),
+            tls: None,
         }
     }
 
@@ -125,7 +145,8 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.prefix)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.prefix)
     }
 }
 
@@ -143,7 +164,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 /// What [`Connector::connect`] returns.
 pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
 
-/// Opens connections to endpoints. It needs no deadline of its own: a caller that has waited long
+/// Opens connections to endpoints: bytes as they are sent. What goes to an `https://` endpoint is
+/// encrypted before it gets here. It needs no deadline of its own: a caller that has waited long
 /// enough drops the future.
 pub trait Connector: Send + Sync + 'static {
     /// Opens a connection.
@@ -209,7 +231,15 @@ mod tests {
     #[test]
     fn what_is_no_endpoint_is_refused_with_the_reason() {
         let refusal = |url: &str| Endpoint::parse(url).unwrap_err().to_string();
-        assert!(refusal("https://n1").contains("does not encrypt"));
+        if Tls::IS_BUILT_IN {
+            let node = Endpoint::parse("https://n1/flags").unwrap();
+            assert_eq!(
+                (node.port(), node.to_string().as_str()),
+                (443, "https://n1:443/flags")
+            );
+        } else {
+            assert!(refusal("https://n1").contains("the feature `tls`"));
+        }
         assert!(refusal("n1:7400").contains("http://"));
         for url in ["http://", "http://u:p@n1", "http://n1/?a=1", "http://n 1"] {
             assert!(Endpoint::parse(url).is_err(), "{url}");

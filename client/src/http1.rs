@@ -116,6 +116,10 @@ impl Connection {
             .connect(endpoint)
             .await
             .map_err(|e| unreachable(&e))?;
+        let io = match endpoint.tls() {
+            Some(tls) => tls.wrap(io, endpoint).await.map_err(|e| unreachable(&e))?,
+            None => io,
+        };
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(READ_AHEAD_LEN_MAX)
             .handshake(TokioIo::new(io))

@@ -26,7 +26,7 @@
 //! assert_eq!(flags.evaluate("checkout.new-ui", &user).reason(), Reason::NotReady);
 //!
 //! // A description that cannot work is refused before anything is sent.
-//! let refusal = Client::builder(["https://127.0.0.1"]).environment("production").start();
+//! let refusal = Client::builder(["ftp://127.0.0.1"]).environment("production").start();
 //! assert!(refusal.unwrap_err().is_settings());
 //! # Ok::<(), pennon_client::Error>(()) }).unwrap();
 //! ```
@@ -56,6 +56,7 @@ mod session;
 mod states;
 mod status;
 pub mod testing;
+mod tls;
 mod transport;
 
 pub use builder::{CONNECT_DEADLINE_DEFAULT, ClientBuilder};

@@ -65,6 +65,7 @@ async fn it_is_the_real_client() {
     assert!(change.affects("on") && change.affects("other"));
     let now = flags.wait_for(before, Duration::ZERO).await.unwrap();
     assert!(now > before);
+    assert!(flags.evaluate("on", &user).config_version() > before);
     flags.fresh(Duration::ZERO).await.unwrap();
     let status = flags.status();
     assert!(status.is_fresh() && status.source == Some(Source::Code));
