@@ -447,7 +447,7 @@ impl Session {
         let Some(stream) = self.stream(attempt) else {
             return Vec::new();
         };
-        (stream.heard, stream.message) = (now, now);
+        stream.note(ages, now);
         let proof = stream.proof(ages, now);
         self.counters.messages += 1;
         self.polls.stream_came();

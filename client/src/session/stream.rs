@@ -51,6 +51,9 @@ pub(super) struct Stream {
     pub(super) heard: Duration,
     /// When a message came last.
     pub(super) message: Duration,
+    /// The shortest time that request and message may have spent on their way, by what is known:
+    /// every age of this stream is too great by as much.
+    pub(super) underway: Duration,
     pub(super) hello: Option<Hello>,
 }
 
@@ -115,6 +118,7 @@ impl Stream {
             until: now.saturating_add(STREAM_TIME_MAX.mul_f64(part)),
             heard: now,
             message: now,
+            underway: Duration::MAX,
             hello: None,
         }
     }
@@ -145,6 +149,14 @@ impl Stream {
         AgeBound::new(self.started, open, Duration::from_millis(ages.fresh_age_ms))
     }
 
+    /// Notes that a message came.
+    pub(super) fn note(&mut self, ages: Ages, now: Duration) {
+        (self.heard, self.message) = (now, now);
+        let since = now.saturating_sub(self.started);
+        let underway = since.saturating_sub(Duration::from_millis(ages.open_ms));
+        self.underway = self.underway.min(underway);
+    }
+
     /// Returns when something is to be done about the stream if nothing happens, and what.
     /// `other_at` is when another endpoint may be tried, if there is one.
     pub(super) fn deadline(&self, other_at: Option<Duration>) -> (Duration, Late) {
@@ -164,13 +176,19 @@ impl Stream {
             // Heartbeats are no substitute for the snapshot.
             return first.min_by_time((since.saturating_add(MESSAGE_TIME_MAX), Late::Slow));
         }
+        // A request that was taken up late makes every age of the stream too great; the next one may
+        // be taken up sooner.
+        let settled = hello.at.saturating_add(hello.aged);
+        let first = match self.underway > hello.aged / 2 {
+            true => first.min_by_time((settled, Late::Renew)),
+            false => first,
+        };
         let Some(other_at) = other_at else {
             return first;
         };
         // A node that cannot prove its state fresh is left for one that may, in good time; but it is
         // given that time itself, so that clients do not rush about while no node can.
         let proved_until = hello.proof.fresh_until(hello.aged).unwrap_or_default();
-        let settled = hello.at.saturating_add(hello.aged);
         first.min_by_time((proved_until.max(settled).max(other_at), Late::Stale))
     }
 }

@@ -683,6 +683,30 @@ fn a_node_that_stays_stale_is_left_only_when_there_is_another() {
 }
 
 #[test]
+fn a_stream_that_the_node_took_up_late_is_opened_anew() {
+    for endpoints in [1, 2] {
+        let mut s = Script::holding(endpoints, 5);
+        s.fail();
+        s.next_connect();
+        s.open();
+        // The node stood still before it read the request, so its stream began later than it could
+        // for all that the client knows; every age of this stream is too great by that.
+        s.now += 8_000;
+        let (late, first) = (s.now, s.attempt());
+        s.message_aged(hello_of("A", Intent::None, 5), 0, 0);
+        while s.connect.is_some_and(|(attempt, ..)| attempt == first) {
+            assert!(s.now < late + 10_000, "it is given up in time");
+            s.message_aged(heartbeat(5), s.now - late, 0);
+            s.pass(500);
+        }
+        s.reopen(0);
+        assert!(s.age() < 1_000, "{}", s.age());
+        let counters = s.session.counters();
+        assert_eq!((counters.renewals, counters.failures), (1, 1));
+    }
+}
+
+#[test]
 fn a_stream_is_opened_anew_before_two_clocks_can_drift_apart() {
     let mut s = Script::holding(2, 5);
     let (first, endpoint, _) = s.connect.unwrap();
