@@ -4,6 +4,7 @@
 //! and unknown never passes for valid.
 
 pub mod durable;
+pub mod freshness;
 pub mod never_back;
 pub mod registers;
 
