@@ -27,6 +27,8 @@ struct State {
 /// What one reader has seen, and when.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
+    /// Where the reader is: a number of whoever gave out the seats.
+    pub(crate) place: usize,
     pub(crate) version: u64,
     pub(crate) at: Instant,
 }
@@ -35,13 +37,15 @@ pub(crate) struct Seen {
 #[derive(Debug)]
 pub(crate) struct Seat {
     board: Arc<Board>,
+    place: usize,
     change: u64,
 }
 
 impl Board {
-    pub(crate) fn seat(self: &Arc<Self>) -> Seat {
+    pub(crate) fn seat(self: &Arc<Self>, place: usize) -> Seat {
         Seat {
             board: self.clone(),
+            place,
             change: 0,
         }
     }
@@ -95,7 +99,8 @@ impl Seat {
             return;
         }
         self.change = state.change;
-        state.seen.push(Seen { version, at });
+        let place = self.place;
+        state.seen.push(Seen { place, version, at });
         // Every reader waking the one who waits would cost those who have not seen it yet.
         let complete = state.seen.len() >= state.wanted;
         drop(state);
@@ -112,7 +117,7 @@ mod tests {
     #[tokio::test]
     async fn each_reader_counts_once_per_change() {
         let board = Arc::new(Board::default());
-        let (mut one, mut other) = (board.seat(), board.seat());
+        let (mut one, mut other) = (board.seat(1), board.seat(2));
         one.saw(1); // Before any change.
         let moment = Duration::from_millis(20);
         for version in [7, 8] {
@@ -124,6 +129,7 @@ mod tests {
             let seen = board.complete(moment).await.unwrap();
             let versions: Vec<u64> = seen.iter().map(|seen| seen.version).collect();
             assert_eq!(versions, [version, version]);
+            assert_eq!((seen[0].place, seen[1].place), (1, 2));
             assert!(seen[0].at <= seen[1].at);
         }
     }

@@ -350,15 +350,15 @@ impl Watchers {
     /// Opens a watcher for each address, some at a time, and waits until all watches stand.
     pub(crate) async fn open(
         addresses: impl IntoIterator<Item = String>,
-        seat: impl Fn() -> Seat,
+        seat: impl Fn(usize) -> Seat,
         at_a_time: usize,
     ) -> Result<Watchers> {
         let mut tasks = tokio::task::JoinSet::new();
         let mut opening = std::collections::VecDeque::new();
         let end = Instant::now() + ANSWER_MAX;
-        for address in addresses {
+        for (n, address) in addresses.into_iter().enumerate() {
             let (ready, standing) = oneshot::channel();
-            tasks.spawn(watch(address, seat(), ready));
+            tasks.spawn(watch(address, seat(n), ready));
             opening.push_back(standing);
             if opening.len() >= at_a_time
                 && let Some(standing) = opening.pop_front()

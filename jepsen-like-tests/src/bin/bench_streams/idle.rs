@@ -180,7 +180,7 @@ async fn theirs_of(etcd: &mut Etcd, streams: usize) -> Result<Cost> {
     let board = Arc::new(Board::default());
     let open = async |watchers| {
         let addresses = std::iter::repeat_n(address.clone(), watchers);
-        Watchers::open(addresses, || board.seat(), OPENING_MAX).await
+        Watchers::open(addresses, |_| board.seat(0), OPENING_MAX).await
     };
     drop(open(1).await?);
     let load = machine::load();
@@ -282,7 +282,7 @@ impl Readers {
         for n in 0..streams {
             let place = places.clone().acquire_owned().await;
             let place = place.map_err(Failure::new)?;
-            let (address, seat, counted) = (address.to_owned(), board.seat(), counted.clone());
+            let (address, seat, counted) = (address.to_owned(), board.seat(0), counted.clone());
             tasks.spawn(async move {
                 let mut place = Some(place);
                 let begun = || drop(place.take());

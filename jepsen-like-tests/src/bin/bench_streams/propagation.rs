@@ -41,6 +41,10 @@ struct Measured {
     to_leader: Quantiles,
     /// Until the first reader had it.
     first: Quantiles,
+    /// Until the writer was answered.
+    answered: Quantiles,
+    /// Until the first and the last reader of each node had it; the leader is the last.
+    by_node: [(Quantiles, Quantiles); 3],
     flips: usize,
     spent: Spent,
     load: f64,
@@ -124,7 +128,7 @@ async fn theirs_of(etcd: &mut Etcd, readers: usize, flips: usize) -> Result<Meas
     let board = Arc::new(Board::default());
     let turn = etcd.in_turn();
     let addresses = (0..readers).map(|n| etcd.address(turn[n % 3]).to_owned());
-    let mut watchers = Watchers::open(addresses, || board.seat(), OPENING_MAX).await?;
+    let mut watchers = Watchers::open(addresses, |n| board.seat(n % 3), OPENING_MAX).await?;
     let mut writers = etcd.writers().await?;
     let ids = etcd.ids();
     let write = async |via, on| {
@@ -145,7 +149,8 @@ async fn measure(
     let load = machine::load();
     // There and back, so that the next one begins as this one did.
     let flips = flips.next_multiple_of(2);
-    let (mut last, mut first) = (Vec::new(), Vec::new());
+    let (mut last, mut first, mut answered) = (Vec::new(), Vec::new(), Vec::new());
+    let mut by_node = [const { (Vec::new(), Vec::new()) }; 3];
     let mut meter = Meter::start(servers.clone());
     for flip in 0..WARM_UP + flips {
         tokio::time::sleep(PAUSE).await;
@@ -156,6 +161,7 @@ async fn measure(
         board.begin(readers);
         let sent = Instant::now();
         let version = write(via, flip % 2 == 0).await?;
+        let answer = Instant::now();
         let seen = board.complete(ANSWER_MAX).await?;
         if let Some(other) = seen.iter().find(|seen| seen.version < version) {
             return Err(Failure::new(format!(
@@ -167,6 +173,12 @@ async fn measure(
         if let (true, [one, .., other] | [one @ other]) = (flip >= WARM_UP, &seen[..]) {
             first.push(since(one.at));
             last.push((via, since(other.at)));
+            answered.push(since(answer));
+            for (node, (first, last)) in by_node.iter_mut().enumerate() {
+                let mut here = seen.iter().filter(|seen| seen.place == node);
+                first.extend(here.clone().next().map(|seen| since(seen.at)));
+                last.extend(here.next_back().map(|seen| since(seen.at)));
+            }
         }
     }
     let spent = meter.stop();
@@ -176,6 +188,8 @@ async fn measure(
         to_follower: Quantiles::of(only(Via::Follower).map(|(_, time)| *time)),
         to_leader: Quantiles::of(only(Via::Leader).map(|(_, time)| *time)),
         first: Quantiles::of(first),
+        answered: Quantiles::of(answered),
+        by_node: by_node.map(|(first, last)| (Quantiles::of(first), Quantiles::of(last))),
         flips,
         spent,
         load,
@@ -200,7 +214,7 @@ impl Clients {
                 .environment(ENVIRONMENT)
                 .client_id(format!("reader-{n}"))
                 .connect_deadline(ANSWER_MAX);
-            let seat = board.seat();
+            let seat = board.seat(n % 3);
             opening.spawn(async move { builder.connect().await.map(|client| (client, seat)) });
         }
         while !opening.is_empty() {
@@ -242,6 +256,14 @@ fn per_flip(time: Duration, measured: &Measured) -> f64 {
 fn side_json(rounds: &[Measured]) -> Value {
     let mut side = medians(rounds, |one| &one.all).json();
     side["first"] = medians(rounds, |one| &one.first).json();
+    side["answered"] = medians(rounds, |one| &one.answered).json();
+    let at = |node: usize| {
+        let of = |part: fn(&(Quantiles, Quantiles)) -> f64| {
+            round(median(rounds.iter().map(|one| part(&one.by_node[node]))))
+        };
+        json!({"first_p50_ms": of(|(first, _)| first.p50), "last_p50_ms": of(|(_, last)| last.p50)})
+    };
+    side["by_node"] = json!({"follower": at(0), "other_follower": at(1), "leader": at(2)});
     side["to_follower"] = medians(rounds, |one| &one.to_follower).json();
     side["to_leader"] = medians(rounds, |one| &one.to_leader).json();
     side["cpu_ms_per_flip"] = json!({
@@ -352,7 +374,7 @@ mod tests {
     #[tokio::test]
     async fn a_sample_ends_with_the_last_reader_and_a_foreign_version_is_an_error() {
         let board = Arc::new(Board::default());
-        let (mut one, mut other) = (board.seat(), board.seat());
+        let (mut one, mut other) = (board.seat(0), board.seat(2));
         let mut version = 0;
         let write = async |_, _| {
             version += 1;
@@ -362,9 +384,11 @@ mod tests {
             Ok(version)
         };
         let measured = measure(&board, 2, 4, Vec::new(), write).await.unwrap();
+        let [(here, _), _, (there, _)] = measured.by_node;
+        assert!(here.p50 < 3.0 && there.p50 >= 3.0, "{measured:?}");
         assert!(measured.all.p50 >= 3.0, "{measured:?}");
-        assert!(measured.first.p50 < measured.all.p50, "{measured:?}");
-        let mut seat = board.seat();
+        assert!(measured.first.p50 < measured.all.p50 && measured.answered.p50 >= 3.0);
+        let mut seat = board.seat(0);
         let early = async |_, _| {
             seat.saw(1);
             Ok(2)
@@ -383,6 +407,8 @@ mod tests {
             to_follower: Quantiles::of([]),
             to_leader: Quantiles::of([]),
             first: Quantiles::of([]),
+            answered: Quantiles::of([]),
+            by_node: [(Quantiles::of([]), Quantiles::of([])); 3],
             flips: 1,
             spent: Spent::default(),
             load: 0.0,

@@ -3,8 +3,8 @@
 //!
 //! Clients know all three nodes and choose by themselves. A node is killed (SIGKILL), one that does
 //! not lead and then the one that does; what is measured are the clients that were with it. One
-//! thread evaluates with every client all the time. Before the next death the node is started
-//! again and everybody is connected.
+//! thread evaluates with every client all the time. For the next death the node is started again
+//! and the clients are new ones, because nobody goes back to a node that returned.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -58,11 +58,13 @@ pub(crate) async fn run(settings: &Settings, clients: usize) -> Result<Storm> {
     environment["flags"] = json!(flags);
     environment["clients"] = json!(clients);
     environment["rounds"] = json!(settings.rounds);
-    let fleet = open(&store, clients).await?;
-    say(format!("{clients} clients are connected"));
     let mut deaths = Vec::new();
     for number in 0..settings.rounds {
         for via in [Via::Follower, Via::Leader] {
+            // Anew each time: nobody goes back to a node just because it is there again.
+            let fleet = open(&store, clients).await?;
+            settled(&fleet).await?;
+            say(format!("{clients} clients are connected"));
             deaths.push(death(&mut store, &fleet, via).await?);
             say(format!("round {}: {via:?} died", number + 1));
         }
@@ -109,6 +111,9 @@ async fn death(store: &mut Store, fleet: &Arc<[Client]>, via: Via) -> Result<Dea
         .filter(|client| client.status().endpoint == dead)
         .cloned()
         .collect();
+    if lost.is_empty() {
+        return Err(Failure::new("no client was with the node that is to die"));
+    }
     let mut waiting = JoinSet::new();
     let evaluating = Evaluating::start(fleet.clone());
     let (load, servers) = (machine::load(), store.ids());
@@ -143,8 +148,8 @@ async fn death(store: &mut Store, fleet: &Arc<[Client]>, via: Via) -> Result<Dea
     })??;
     let spent = meter.stop();
     let (evaluations, failed, stale) = evaluating.stop()?;
-    store.cluster.restart(at).await?;
     settled(fleet).await?;
+    store.cluster.restart(at).await?;
     Ok(Death {
         via,
         lost: lost.len(),
