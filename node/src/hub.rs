@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use pennon_evaluator::wire::{Ages, StreamMessage};
 use pennon_evaluator::{ConfigSnapshot, EnvironmentKey, Snapshot, Version};
@@ -45,6 +45,9 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 
 /// What a draining node asks of its clients: how long to wait, at most, before connecting again.
 const GOODBYE_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest frame that is copied behind its header, in bytes.
+const COPIED_MAX: usize = 16 << 10;
 
 /// The longest time between two rounds of the pump.
 const PUMP_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -406,14 +409,23 @@ impl Streaming {
             .fresh_at
             .map_or(Duration::MAX, |at| now.saturating_sub(at));
         let ages = Ages::new(now.saturating_sub(self.started), fresh_age);
-        let (head, body) = match encoded {
-            Encoded::Frame(frame) => (
-                Bytes::copy_from_slice(&frame.header(ages)),
-                frame.body().clone(),
-            ),
-            Encoded::Event(event) => (Bytes::from(event.head(ages)), event.tail().clone()),
-        };
-        self.queued.extend([head, body]);
+        match encoded {
+            // In one piece it is one chunk, and whoever reads it is woken once.
+            Encoded::Frame(frame) if frame.len() <= COPIED_MAX => {
+                let mut whole = BytesMut::with_capacity(frame.len());
+                whole.extend_from_slice(&frame.header(ages));
+                whole.extend_from_slice(frame.body());
+                self.queued.push_back(whole.freeze());
+            }
+            Encoded::Frame(frame) => {
+                let header = Bytes::copy_from_slice(&frame.header(ages));
+                self.queued.extend([header, frame.body().clone()]);
+            }
+            Encoded::Event(event) => {
+                let head = Bytes::from(event.head(ages));
+                self.queued.extend([head, event.tail().clone()]);
+            }
+        }
     }
 }
 
