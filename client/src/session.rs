@@ -155,6 +155,7 @@ pub(crate) struct Settings {
 
 /// Where a session is.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a client has one of them")]
 enum Phase {
     Idle,
     Waiting {

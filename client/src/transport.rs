@@ -98,6 +98,8 @@ impl Driver {
     fn tell(&mut self, event: Event) {
         let now = self.shared.clock.now(); // I5: before the request is written
         let requested = matches!(event, Event::Requested { .. });
+        // Bytes of a message to come are nothing to report.
+        let is_news = !matches!(event, Event::Bytes { .. });
         let failures = self.session.counters().failures;
         let effects = self.session.on_event(event, now);
         if self.session.counters().failures > failures
@@ -150,7 +152,9 @@ impl Driver {
             }
         }
         let cache = self.cache.as_ref().map(Cache::status);
-        self.shared.report(&self.session, cache, now);
+        if is_news {
+            self.shared.report(&self.session, cache, now);
+        }
     }
 
     fn save(&mut self) {
@@ -411,6 +415,22 @@ impl Link {
     }
 }
 
+/// Takes the next whole message out of what came; nothing when there is none yet.
+fn pull(attempt: Attempt, endpoint: &Endpoint, decoder: &mut FrameDecoder) -> Option<Event> {
+    match decoder.pull() {
+        Ok(Some((ages, message))) => Some(Event::Message {
+            attempt,
+            ages,
+            message,
+        }),
+        Ok(None) => None,
+        Err(error) => {
+            let error = Error::protocol(format!("the stream is damaged: {error}"));
+            Some(failed(attempt, error.at(endpoint)))
+        }
+    }
+}
+
 /// Waits for bytes until a message is complete or the stream ends.
 async fn read(
     attempt: Attempt,
@@ -418,26 +438,16 @@ async fn read(
     body: &mut Incoming,
     decoder: &mut FrameDecoder,
 ) -> Event {
-    match decoder.pull() {
-        Ok(Some((ages, message))) => {
-            return Event::Message {
-                attempt,
-                ages,
-                message,
-            };
-        }
-        Ok(None) => {}
-        Err(error) => {
-            let error = Error::protocol(format!("the stream is damaged: {error}"));
-            return failed(attempt, error.at(endpoint));
-        }
+    if let Some(event) = pull(attempt, endpoint, decoder) {
+        return event;
     }
     match body.frame().await {
         Some(Ok(frame)) => {
             if let Some(bytes) = frame.data_ref() {
                 decoder.push(bytes);
             }
-            Event::Bytes { attempt }
+            // Most messages come in one piece: then that they came is no event of its own.
+            pull(attempt, endpoint, decoder).unwrap_or(Event::Bytes { attempt })
         }
         Some(Err(error)) => {
             let error = Error::unreachable(format!("the stream was cut off: {error}"));
