@@ -234,8 +234,8 @@ async fn opened(
     let (client, mut seat) = opened.map_err(Failure::new)?.map_err(Failure::new)?;
     tasks.spawn(async move {
         let mut changes = client.changes();
-        while let Some(version) = changes.next().await {
-            seat.saw(version.get());
+        while let Some(change) = changes.next().await {
+            seat.saw(change.version().get());
         }
     });
     Ok(())
