@@ -278,7 +278,9 @@ impl Core {
                 connected: 0,
             }
         });
-        join_all(parts).await
+        let mut parts = join_all(parts).await;
+        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        parts
     }
 
     /// Finds out how far a version has come in some environments. Waits at most for `within` until
@@ -329,7 +331,8 @@ impl Core {
                 said,
             }
         });
-        let heard = join_all(heard).await;
+        let mut heard = join_all(heard).await;
+        heard.sort_by(|a, b| a.name.cmp(&b.name));
         let view = self.view();
         let bound = Core::environment(&view, environment).unwrap_or_default();
         let bound = bound.staleness_bound_ms;

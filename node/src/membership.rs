@@ -18,6 +18,9 @@ use crate::peer::PeerError;
 /// Entries that a learner may lack when it gets a vote: it has them before the next heartbeat.
 const LAG_MAX: u64 = 1_000;
 
+/// Before a new leader is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
 /// The longest wait for a member that is asked whether it lives.
 const ALIVE_MAX: Duration = Duration::from_secs(1);
 
@@ -102,12 +105,51 @@ impl Core {
             } else if takes_vote(&status, node, &change) {
                 self.check_quorum_without(&status, node).await?;
             }
+            if node == self.node() && takes_vote(&status, node, &change) {
+                return self.hand_over(&status, &change, within).await;
+            }
             let changed = self.raft.change_member(node, change.clone()).await;
             changed.map_err(outcome)
         };
         tokio::time::timeout(within, changing)
             .await
             .unwrap_or_else(|_| Err(MembershipError::Unknown("it took too long".into())))
+    }
+
+    /// Has another voter lead, which then takes this one's vote: a leader without a vote would go on
+    /// leading.
+    async fn hand_over(
+        &self,
+        status: &Status,
+        change: &MemberChange,
+        within: Duration,
+    ) -> Result<(), MembershipError> {
+        let deadline = Instant::now() + within;
+        let others = status.members.iter();
+        let others = others.filter(|member| member.voter && member.id != self.node());
+        let Some(next) = others.max_by_key(|member| member.matched) else {
+            return Err(MembershipError::NoLeader);
+        };
+        let asked = self.raft.transfer_leader(next.id).await;
+        asked.map_err(MembershipError::Refused)?;
+        let mut statuses = self.statuses();
+        let other_leads = |status: &Status| status.leader.is_some_and(|id| id != self.node());
+        loop {
+            let handed = statuses.wait_for(other_leads).await;
+            let leader = handed
+                .ok()
+                .and_then(|status| status.leader_member().cloned());
+            let leader = leader.ok_or(MembershipError::NoLeader)?;
+            let call = self
+                .peers
+                .change_member(&leader, self.node(), change.clone(), deadline);
+            match call.await {
+                // It has the votes, and does not know it yet.
+                Ok(Err(MembershipError::NoLeader)) => tokio::time::sleep(RETRY_PAUSE).await,
+                Ok(changed) => return changed,
+                Err(why) => return Err(MembershipError::Unknown(why.to_string())),
+            }
+        }
     }
 
     /// The voters that would be left must be able to decide something.

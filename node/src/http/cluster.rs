@@ -95,7 +95,9 @@ fn member_of(core: &Core, text: &str) -> Result<MemberStatus, Problem> {
     let id = text.parse().ok();
     let by_id = members.iter().find(|member| Some(member.id) == id);
     by_name.or(by_id).cloned().ok_or_else(|| {
-        let names: Vec<&str> = members.iter().map(|one| one.member.name.as_str()).collect();
+        let names = members.iter().map(|one| one.member.name.as_str());
+        let mut names: Vec<&str> = names.collect();
+        names.sort_unstable();
         let detail = format!(
             "no member is called {text:?}; there are {}",
             names.join(", ")

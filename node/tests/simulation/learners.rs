@@ -173,3 +173,25 @@ async fn a_name_stands_for_one_member() {
     );
     cluster.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_loses_its_vote_hands_over_first() {
+    let cluster = Cluster::start(3).await;
+    let old = cluster.leader().await;
+    let core = cluster.core(old).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    let demoted = core
+        .change_member(core.node(), MemberChange::Demote, WITHIN)
+        .await;
+    demoted.unwrap();
+    let new = cluster.leader().await;
+    assert_ne!(new, old);
+    let leader = cluster.core(new).await;
+    assert_eq!(voter(&leader, core.node()), Some(false));
+    let version = version_of(&core.write(flag_on(1), WITHIN).await.unwrap());
+    core.at_least(version, WITHIN)
+        .await
+        .expect("it goes on as a learner");
+    assert_ne!(core.status().role, Role::Leader);
+    cluster.stop().await;
+}
