@@ -123,7 +123,6 @@ fn list(keys: &[StateKey]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pennon_evaluator::Limits;
     use pennon_raft_store::codec;
     use pennon_raft_store::command::{
         Batch, ClusterId, Command, CompiledChange, Expected, ObjectId, Origin, Verdict,
@@ -151,7 +150,7 @@ mod tests {
             reason: None,
         };
         let mut machine = Machine::new(ClusterId::new(1));
-        let mut draft = Draft::new(&machine, Limits::default());
+        let mut draft = Draft::on(&machine);
         let Planned::Batched(mut item, _) = draft.plan(&ChangeRequest { writes, origin }) else {
             panic!()
         };

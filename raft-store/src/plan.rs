@@ -95,8 +95,6 @@ pub struct Draft {
     machine: Machine,
     base: Version,
     version: Version,
-    /// Hold instead of those of the machine.
-    fixed: Option<Limits>,
     touched: BTreeSet<ObjectId>,
     bytes: usize,
     /// How much is in the batch.
@@ -110,18 +108,9 @@ impl Draft {
             machine: machine.clone(),
             base: machine.version(),
             version: machine.next_version(),
-            fixed: None,
             touched: BTreeSet::new(),
             bytes: 0,
             items: 0,
-        }
-    }
-
-    /// Starts a batch in which these limits hold, whatever the machine's setting says.
-    pub fn new(machine: &Machine, limits: Limits) -> Self {
-        Self {
-            fixed: Some(limits),
-            ..Self::on(machine)
         }
     }
 
@@ -239,7 +228,7 @@ impl Draft {
         for write in &decided.writes {
             next.put_object(self.version, &request.origin, write);
         }
-        let limits = self.fixed.unwrap_or(*next.limits());
+        let limits = *next.limits();
         for write in &decided.writes {
             self.check_alone(&next, &decided, write, &limits)?;
         }

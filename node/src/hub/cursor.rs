@@ -129,7 +129,7 @@ pub(super) mod tests {
             request: None,
             reason: None,
         };
-        let mut draft = Draft::new(machine, pennon_evaluator::Limits::default());
+        let mut draft = Draft::on(machine);
         let Planned::Batched(item, _) = draft.plan(&ChangeRequest { writes, origin }) else {
             panic!()
         };

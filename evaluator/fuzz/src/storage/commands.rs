@@ -10,7 +10,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use pennon_evaluator::{EnvironmentKey, Limits, StateKey, StateKind, Version};
+use pennon_evaluator::{EnvironmentKey, StateKey, StateKind, Version};
 use pennon_raft_store::codec::{self, HEADER_LEN};
 use pennon_raft_store::command::{
     Batch, Change, ClusterId, Command, CompiledChange, Expected, Item, ObjectId, Origin, Outcome,
@@ -182,7 +182,7 @@ const POLICY: &str = r#"{"enabled":true,"rules":[{"when":[{"op":"in_segment","va
 
 /// Plans change sets as one batch, and applies it.
 fn written(machine: &mut Machine, sets: Vec<(Vec<AskedWrite>, Option<&str>)>) -> Command {
-    let mut draft = Draft::new(machine, Limits::default());
+    let mut draft = Draft::on(machine);
     let mut items = Vec::new();
     for (writes, key) in sets {
         let request = ChangeRequest {
