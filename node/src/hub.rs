@@ -43,8 +43,13 @@ use crate::core::Core;
 /// Heartbeats come at least this often.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 
-/// What a draining node asks of its clients: how long to wait, at most, before connecting again.
-const GOODBYE_RETRY: Duration = Duration::from_secs(1);
+/// What a draining node asks of its clients: within how long to connect again, each at a moment of
+/// its own. A millisecond for each stream, so that no other node gets more than it can take.
+fn goodbye_retry(streams: u64) -> Duration {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(30);
+    Duration::from_millis(streams).clamp(SHORTEST, LONGEST)
+}
 
 /// The longest frame that is copied behind its header, in bytes.
 const COPIED_MAX: usize = 16 << 10;
@@ -328,7 +333,8 @@ impl Streaming {
             let shown = self.shown.borrow_and_update().clone();
             if self.draining.is_cancelled() {
                 self.ended = true;
-                let retry_ms = GOODBYE_RETRY.as_millis() as u64;
+                let retry = goodbye_retry(self.open.hub.streams());
+                let retry_ms = retry.as_millis() as u64;
                 self.say(&shown, &StreamMessage::Goodbye { retry_ms });
                 continue;
             }
@@ -456,6 +462,12 @@ pub(crate) fn load(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_clients_are_given_longer_to_go() {
+        let seconds = [0, 1_000, 10_000, 1 << 40].map(|streams| goodbye_retry(streams).as_secs());
+        assert_eq!(seconds, [1, 1, 10, 30]);
+    }
 
     #[test]
     fn heartbeats_are_at_most_a_third_of_the_bound_apart() {
