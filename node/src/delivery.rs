@@ -484,6 +484,19 @@ mod tests {
     }
 
     #[test]
+    fn it_does_not_matter_which_node_answers_first() {
+        let (here, gone) = (known("a", 6, true, 10), known("a", 5, false, 5_000));
+        for nodes in [
+            [("n1", &here), ("n2", &gone)],
+            [("n2", &gone), ("n1", &here)],
+        ] {
+            let heard = nodes.map(|(name, known)| heard(name, vec![known.clone()]));
+            let found = merge(&e(), v(7), heard.into(), 10_000, 9_000);
+            assert_eq!(laggards(&found), [("a", "n1", 6, "connected", 9_000)]);
+        }
+    }
+
+    #[test]
     fn who_left_is_named_as_long_as_it_can_act_on_what_it_has() {
         let evaluators = vec![
             known("acked", 7, false, 100),
