@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -310,6 +311,11 @@ impl Environment {
         let mut faults = Faults::default();
         let environment = Self::read(key, &value, &mut faults);
         faults.finish(environment)
+    }
+
+    /// Returns the staleness bound.
+    pub fn staleness_bound(&self) -> Duration {
+        Duration::from_millis(self.staleness_bound_ms)
     }
 
     fn read(key: &EnvironmentKey, value: &Value, faults: &mut Faults) -> Option<Environment> {

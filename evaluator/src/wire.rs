@@ -53,7 +53,8 @@ const COVERED_HEADER_LEN: usize = FRAME_HEADER_LEN - COVERED_FROM;
 /// One message of a stream. Stored by position: append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamMessage {
-    /// The first message: what the stream is and what follows.
+    /// The first message: what the stream is and what follows. Comes again when the staleness bound
+    /// has changed.
     Hello {
         /// The cluster. A client that knows another one must not mix their versions.
         cluster_id: String,

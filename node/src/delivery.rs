@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::hub::receipts::{Count, Roll};
+use crate::hub::receipts::{Count, Present, Roll};
 
 /// How often members are asked who is connected to them.
 const ROLL_CALL: Duration = Duration::from_secs(1);
@@ -148,7 +148,15 @@ struct Heard {
     name: String,
     said: Option<Said>,
     /// Who was connected to it, when it does not answer.
-    remembered: Vec<String>,
+    remembered: Present,
+}
+
+impl Heard {
+    /// The greatest staleness bound that anybody may go by who is or was connected to the member.
+    fn bound_ms(&self) -> u64 {
+        let said = self.said.as_ref();
+        said.map_or(self.remembered.bound_ms, |said| said.count.bound_ms)
+    }
 }
 
 /// What is left of a bound after a time that was rounded down, in milliseconds. An age of exactly
@@ -207,7 +215,7 @@ fn merge(
         }
     }
     for member in heard.iter().filter(|member| member.said.is_none()) {
-        for id in &member.remembered {
+        for id in &member.remembered.evaluators {
             if by_id
                 .get(id)
                 .is_some_and(|one| one.connected || one.version >= version)
@@ -325,7 +333,7 @@ impl Core {
             Heard {
                 name: member.member.name.clone(),
                 remembered: match said {
-                    Some(_) => Vec::new(),
+                    Some(_) => Present::default(),
                     None => self.rolls.of(member.id, environment),
                 },
                 said,
@@ -335,7 +343,9 @@ impl Core {
         heard.sort_by(|a, b| a.name.cmp(&b.name));
         let view = self.view();
         let bound = Core::environment(&view, environment).unwrap_or_default();
-        let bound = bound.staleness_bound_ms;
+        // Who was cut off before it was lowered does not know. (I5)
+        let told = heard.iter().map(Heard::bound_ms).max().unwrap_or(0);
+        let bound = bound.staleness_bound_ms.max(told);
         let since = self.now().saturating_sub(self.hub.reached(version));
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         merge(environment, version, heard, bound, left_of(bound, since))
@@ -366,14 +376,16 @@ impl Core {
 }
 
 impl Rolls {
-    fn of(&self, node: u64, environment: &EnvironmentKey) -> Vec<String> {
+    fn of(&self, node: u64, environment: &EnvironmentKey) -> Present {
         let by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
-        let roll = by_node.get(&node).map(|roll| roll.evaluators.iter());
-        let here = roll
+        let roll = by_node.get(&node).map(|roll| roll.environments.iter());
+        let mut here = roll
             .into_iter()
             .flatten()
             .filter(|(key, _)| key == environment);
-        here.flat_map(|(_, ids)| ids.iter().cloned()).collect()
+        here.next()
+            .map(|(_, here)| here.clone())
+            .unwrap_or_default()
     }
 
     fn generation(&self, node: u64) -> Option<u64> {
@@ -440,10 +452,10 @@ mod tests {
                 applied: true,
                 count: Count {
                     evaluators,
-                    unnamed: 0,
+                    ..Count::default()
                 },
             }),
-            remembered: Vec::new(),
+            remembered: Present::default(),
         }
     }
 
@@ -517,7 +529,10 @@ mod tests {
         let silent = Heard {
             name: "n3".into(),
             said: None,
-            remembered: ["cut", "moved", "left"].map(str::to_owned).into(),
+            remembered: Present {
+                evaluators: ["cut", "moved", "left"].map(str::to_owned).into(),
+                bound_ms: 10_000,
+            },
         };
         let elsewhere = vec![known("moved", 6, true, 10), known("left", 5, false, 10)];
         let found = merge(
@@ -542,7 +557,7 @@ mod tests {
         let silent = Heard {
             name: "n3".into(),
             said: None,
-            remembered: Vec::new(),
+            remembered: Present::default(),
         };
         let found = merge(&e(), v(7), vec![silent], 10_000, 9_000);
         assert!(!found.is_delivered());

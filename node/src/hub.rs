@@ -35,13 +35,11 @@ pub use self::channel::Encoding;
 use self::channel::{Channel, Encoded, encode};
 pub use self::cursor::{Cursor, Step};
 use self::receipts::{Receipts, Seat};
+use self::shown::heartbeat_of;
 pub use self::shown::{Scope, Shown};
 use crate::clock::Clock;
 use crate::confirm::Confirm;
 use crate::core::Core;
-
-/// Heartbeats come at least this often.
-const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 
 /// What a draining node asks of its clients: within how long to connect again, each at a moment of
 /// its own. A millisecond for each stream, so that no other node gets more than it can take.
@@ -87,11 +85,6 @@ impl Source {
     }
 }
 
-/// How often a stream hears something, for a staleness bound: at most a third of it apart.
-pub fn heartbeat_of(staleness_bound: Duration) -> Duration {
-    (staleness_bound / 4).min(HEARTBEAT_MAX)
-}
-
 /// What a client asked for.
 #[derive(Clone, Debug)]
 pub struct Subscription {
@@ -103,8 +96,6 @@ pub struct Subscription {
     pub client: Option<String>,
     /// How to write.
     pub encoding: Encoding,
-    /// The environment's staleness bound.
-    pub staleness_bound: Duration,
 }
 
 impl Hub {
@@ -189,20 +180,13 @@ impl Hub {
         let seat = hub
             .receipts
             .sit(environment, client, Box::new(move || clock.monotonic()));
-        let heartbeat = heartbeat_of(subscription.staleness_bound);
-        // Streams that were opened together must not all beat together.
-        let spread = heartbeat / 64 * (number % 16) as u32;
         let streaming = Streaming {
             shown: channel.follow(),
-            open: Open {
-                hub,
-                channel,
-                _seat: seat,
-            },
+            open: Open { hub, channel, seat },
             draining: core.draining.clone(),
             cluster: core.cluster().to_string(),
             blocking: core.blocking,
-            cursor: Cursor::new(subscription.since, heartbeat - spread, started),
+            cursor: Cursor::new(subscription.since, (number % 16) as f64 / 64.0),
             subscription,
             started,
             queued: VecDeque::new(),
@@ -246,11 +230,7 @@ impl Hub {
         let offers = self
             .open_channels()
             .into_iter()
-            .map(|(environment, channel)| {
-                let bound = Core::environment(&view, &environment).unwrap_or_default();
-                let bound = Duration::from_millis(bound.staleness_bound_ms);
-                channel.offer(&view, fresh_at, now, heartbeat_of(bound) / 4)
-            });
+            .map(|(_, channel)| channel.offer(&view, fresh_at, now));
         let due = offers.min().unwrap_or(now + PUMP_PAUSE_MAX);
         due.saturating_sub(now).min(PUMP_PAUSE_MAX)
     }
@@ -297,7 +277,7 @@ async fn pump(hub: Arc<Hub>) {
 struct Open {
     hub: Arc<Hub>,
     channel: Arc<Channel>,
-    _seat: Seat,
+    seat: Seat,
 }
 
 impl Drop for Open {
@@ -362,7 +342,8 @@ impl Streaming {
         let version = shown.view.version();
         match step {
             Step::Hello(intent) => {
-                let bound = self.subscription.staleness_bound;
+                let bound = shown.bound();
+                self.open.seat.told(bound);
                 let hello = StreamMessage::Hello {
                     cluster_id: self.cluster.clone(),
                     environment: shown.scope.environment.clone(),

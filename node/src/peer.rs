@@ -661,7 +661,7 @@ pub(crate) async fn answer(
         "roll" => {
             let call: RollCall = codec::decode(FORMAT, body).map_err(bad)?;
             ours(call.cluster)?;
-            let roll = core.hub.receipts().roll(call.known);
+            let roll = core.hub.receipts().roll(call.known, core.now());
             codec::encode(FORMAT, &roll).map_err(bad)
         }
         "announce" => {

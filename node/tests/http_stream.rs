@@ -182,6 +182,34 @@ async fn an_application_streams_what_it_needs() {
 }
 
 #[tokio::test]
+async fn a_stream_is_told_when_its_staleness_bound_changes() {
+    let (node, api) = furnished().await;
+    let accept = [("accept", MEDIA_TYPE_EVENTS)];
+    let mut events = Events::open(&api, PATH, &accept).await;
+    assert_eq!(events.next().await.data["staleness_bound_ms"], 1_000);
+    assert_eq!(events.news().await.name, "snapshot");
+    // Whatever else is said of the environment is no news.
+    let path = "/v1/environments/e";
+    let described = json!({"staleness_bound_ms": 1_000, "description": "the shop"});
+    api.replace(path, described).await.ok();
+    // Whoever goes on with a greater bound calls answers FRESH that are not. (I5)
+    for bound_ms in [4_000, 2_000] {
+        let other = json!({"staleness_bound_ms": bound_ms});
+        let version = api.replace(path, other).await.ok().json["version"].clone();
+        let hello = events.news().await;
+        let told = ["intent", "version", "staleness_bound_ms", "heartbeat_ms"]
+            .map(|name| &hello.data[name]);
+        let expected = [json!("none"), version, json!(bound_ms), json!(bound_ms / 4)];
+        assert_eq!((hello.name.as_str(), told), ("hello", expected.each_ref()));
+    }
+    api.replace("/v1/environments/e/policies/a", serving("off"))
+        .await
+        .ok();
+    assert_eq!(events.news().await.name, "delta");
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn events_are_hello_snapshot_delta_heartbeat_goodbye() {
     let (node, api) = furnished().await;
     let mut events = Events::open(&api, &format!("{PATH}?client=test"), &[("accept", "*/*")]).await;

@@ -35,7 +35,7 @@ impl Session {
     ) -> Result<bool, Trouble> {
         let greeted = matches!(&self.phase, Phase::Streaming(Stream { hello: Some(_), .. }));
         match (message, greeted) {
-            (message @ StreamMessage::Hello { .. }, false) => self.on_hello(message, proof, now),
+            (message @ StreamMessage::Hello { .. }, _) => self.on_hello(message, proof, now),
             (message @ StreamMessage::Snapshot { .. }, true) => {
                 self.on_snapshot(message, proof, now)
             }
@@ -87,7 +87,13 @@ impl Session {
         if foreign && have.is_some_and(|have| version <= have) {
             return Err(self.foreign(&cluster_id, version)); // I6
         }
-        let asked = matches!(&self.phase, Phase::Streaming(Stream { since: Some(_), .. }) if have.is_some());
+        let before = self.hello().map(|hello| hello.cluster_id.clone());
+        if before.is_some_and(|before| *before != *cluster_id) {
+            let why = "the node says that it belongs to another cluster than before";
+            return Err(Trouble::Leave(Error::protocol(why)));
+        }
+        let asked =
+            matches!(&self.phase, Phase::Streaming(stream) if stream.goes_on()) && have.is_some();
         if !asked && intent != Intent::Full {
             let why = "the node says that nothing is missing, but there is no state to go on from";
             return Err(Trouble::Leave(Error::protocol(why)));
@@ -99,9 +105,9 @@ impl Session {
         let hello = Hello::new(&cluster_id, times, full, proof, now);
         let bound = hello.bound;
         if let Phase::Streaming(stream) = &mut self.phase {
-            stream.hello = Some(hello);
+            stream.greet(hello);
         }
-        self.connected_since = Some(now);
+        self.connected_since.get_or_insert(now);
         self.receipts.open(heartbeat_ms);
         if foreign {
             return Ok(false);

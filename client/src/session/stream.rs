@@ -157,6 +157,29 @@ impl Stream {
         self.underway = self.underway.min(underway);
     }
 
+    /// Whether it may go on from what is held: that was asked for, or has come by it.
+    pub(super) fn goes_on(&self) -> bool {
+        self.since.is_some()
+            || self
+                .hello
+                .as_ref()
+                .is_some_and(|hello| hello.full.is_none())
+    }
+
+    /// Takes what the stream says about itself; again when the staleness bound has changed (I5).
+    /// What was proved before and what is still to come stand.
+    pub(super) fn greet(&mut self, hello: Hello) {
+        self.hello = Some(match self.hello.take() {
+            Some(before) => Hello {
+                full: before.full.or(hello.full),
+                proof: before.proof.fresher(hello.proof),
+                at: before.at,
+                ..hello
+            },
+            None => hello,
+        });
+    }
+
     /// Returns when something is to be done about the stream if nothing happens, and what.
     /// `other_at` is when another endpoint may be tried, if there is one.
     pub(super) fn deadline(&self, other_at: Option<Duration>) -> (Duration, Late) {

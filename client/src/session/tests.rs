@@ -293,6 +293,43 @@ fn a_stream_brings_a_snapshot_then_moves_it_on() {
 }
 
 #[test]
+fn a_hello_in_between_changes_the_bound_and_nothing_else() {
+    let mut s = Script::holding(1, 5);
+    let stricter = |mut hello: StreamMessage| {
+        if let StreamMessage::Hello {
+            staleness_bound_ms,
+            heartbeat_ms,
+            ..
+        } = &mut hello
+        {
+            (*staleness_bound_ms, *heartbeat_ms) = (BOUND / 10, HEARTBEAT / 10);
+        }
+        hello
+    };
+    s.pass(BOUND / 5);
+    assert!(s.is_fresh());
+    // Changes follow it: it proves nothing about what is held, which is too old now. (I5)
+    s.message(stricter(hello_of("A", Intent::Changes, 6)));
+    assert!(!s.is_fresh());
+    s.message(delta_message(0, 5, 6));
+    assert!(s.is_fresh() && s.held() == Some(6));
+    s.message(stricter(hello_of("A", Intent::None, 7)));
+    s.message(heartbeat(7));
+    assert_eq!((s.held(), s.session.counters().connects), (Some(7), 1));
+    // And the node is given up after three of the new heartbeats.
+    s.pass(HEARTBEAT);
+    assert!(s.error().contains("silent"), "{}", s.error());
+    // It cannot become another cluster, nor take back that everything follows.
+    let mut s = Script::holding(1, 5);
+    s.message(hello_of("B", Intent::Full, 9));
+    assert!(s.error().contains("another cluster"), "{}", s.error());
+    let mut s = Script::holding(1, 5);
+    s.message(hello_of("A", Intent::Full, 6));
+    s.message(hello_of("A", Intent::Changes, 6));
+    assert!(s.error().contains("no state to go on"), "{}", s.error());
+}
+
+#[test]
 fn it_resumes_elsewhere_from_what_it_holds() {
     let mut s = Script::holding(3, 5);
     let first = s.connect.unwrap().1;
@@ -476,7 +513,7 @@ fn what_comes_out_of_turn_ends_the_stream() {
     for messages in [
         vec![snapshot_message(0, 5)],
         vec![heartbeat(5)],
-        vec![hello(), hello()],
+        vec![hello(), hello_of("B", Intent::Full, 5)],
         vec![elsewhere(hello())],
         vec![hello_of("A", Intent::None, 5)],
         vec![hello(), delta_message(0, 4, 5)],

@@ -22,7 +22,7 @@ use super::answer::{Answer, Decided};
 use super::call::Call;
 use super::json;
 use super::problem::Problem;
-use super::read::{self, Consistency, EnvironmentRead, bound_of};
+use super::read::{self, Consistency, EnvironmentRead};
 
 /// Evaluates one flag.
 pub(crate) async fn one(call: Call) -> Result<Answer, Problem> {
@@ -131,7 +131,7 @@ fn freshness(call: &Call, read: &EnvironmentRead) -> Result<Freshness, Problem> 
     let now = call.core()?.now();
     let age = read.decided.fresh_at.map(|at| now.saturating_sub(at));
     Ok(age.map_or(Freshness::Stale, |age| {
-        judge(age, bound_of(&read.environment))
+        judge(age, read.environment.staleness_bound())
     })) // I5
 }
 

@@ -13,7 +13,6 @@ use serde_json::json;
 use super::answer::{Answer, Decided, millis_up};
 use super::call::Call;
 use super::problem::Problem;
-use super::read::bound_of;
 use crate::core::Core;
 
 /// How far past the staleness bound a node still calls itself ready: readiness that flickers with
@@ -78,10 +77,10 @@ fn stale(core: &Core, view: &View, fresh_at: Option<Duration>) -> Option<String>
     let bounds = view
         .environments()
         .filter_map(|key| Core::environment(view, key))
-        .map(|found| bound_of(&found));
+        .map(|found| found.staleness_bound());
     let bound = bounds
         .min()
-        .unwrap_or_else(|| bound_of(&Environment::default()));
+        .unwrap_or_else(|| Environment::default().staleness_bound());
     let stale = judge(age, bound + GRACE) == Freshness::Stale; // I5
     stale.then(|| {
         format!(

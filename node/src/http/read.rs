@@ -90,7 +90,13 @@ pub(crate) async fn global_at(
     );
     let core = call.core()?;
     let (view, fresh_at) = fetch(core, how, min_version, call.wait()?).await?;
-    Read::new(core, view, fresh_at, bound_of(&Environment::default()), how)
+    Read::new(
+        core,
+        view,
+        fresh_at,
+        Environment::default().staleness_bound(),
+        how,
+    )
 }
 
 /// Reads from an environment, at `since` or later.
@@ -118,7 +124,8 @@ pub(crate) async fn environment(
         };
         return Err(Problem::missing(&ObjectId::environment_object(key.shared())).decided(decided));
     };
-    let Read { view, decided } = Read::new(core, view, fresh_at, bound_of(&environment), how)?;
+    let Read { view, decided } =
+        Read::new(core, view, fresh_at, environment.staleness_bound(), how)?;
     Ok(EnvironmentRead {
         view,
         decided,
@@ -144,11 +151,6 @@ pub(crate) async fn application(core: &Core, key: &str, within: Duration) -> Res
         Some(_) => Ok(()),
         None => Err(Problem::missing(&object).decided(decided)),
     }
-}
-
-/// The staleness bound of an environment.
-pub(crate) fn bound_of(environment: &Environment) -> Duration {
-    Duration::from_millis(environment.staleness_bound_ms)
 }
 
 fn consistency(call: &Call, default: Consistency) -> Result<Consistency, Problem> {

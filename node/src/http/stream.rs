@@ -46,24 +46,20 @@ pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
     let deadline = Instant::now() + call.wait()?;
     let left = || deadline.saturating_duration_since(Instant::now());
     core.proved(left()).await.map_err(|_| Problem::unproved())?;
-    let settings = match Core::environment(&core.view(), &environment) {
-        Some(settings) => settings,
-        None => {
-            let view = core
-                .confirmed(left())
-                .await
-                .map_err(|why| Problem::read(&why))?;
+    let object = ObjectId::environment_object(environment.shared());
+    if core.view().object(&object).is_none() {
+        let view = core
+            .confirmed(left())
+            .await
+            .map_err(|why| Problem::read(&why))?;
+        if view.object(&object).is_none() {
             let decided = Decided {
                 version: view.version(),
                 fresh_at: core.fresh_at(),
             };
-            let missing = || {
-                Problem::missing(&ObjectId::environment_object(environment.shared()))
-                    .decided(decided)
-            };
-            Core::environment(&view, &environment).ok_or_else(missing)?
+            return Err(Problem::missing(&object).decided(decided));
         }
-    };
+    }
     let application = call.param("app").map(str::to_owned);
     if let Some(application) = &application {
         read::application(core, application, left()).await?;
@@ -78,7 +74,6 @@ pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
         version: core.view().version(),
         fresh_at,
     };
-    let staleness_bound = read::bound_of(&settings);
     let subscription = Subscription {
         scope: Scope {
             environment,
@@ -87,7 +82,6 @@ pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
         client: call.param("client").map(str::to_owned),
         since,
         encoding,
-        staleness_bound,
     };
     let messages = Hub::open(core, subscription, call.started()).map(Ok::<_, Infallible>);
     let content_type = match encoding {

@@ -20,7 +20,7 @@ use pennon_evaluator::{EnvironmentKey, Version};
 use pennon_raft_store::machine::View;
 use tokio::sync::watch;
 
-use super::shown::{Scope, Shown};
+use super::shown::{Scope, Shown, heartbeat_of};
 
 /// Encoded messages kept per scope, and their bytes; the newest is kept whatever its size. Of full
 /// snapshots only the newest of each encoding is kept: nobody asks for an older one.
@@ -95,13 +95,7 @@ impl Channel {
 
     /// Offers a view and the proof that was read before it. Returns when to offer again at the
     /// latest: a change that waits, or the next quiet replacement.
-    pub(crate) fn offer(
-        &self,
-        view: &View,
-        fresh_at: Option<Duration>,
-        now: Duration,
-        refresh: Duration,
-    ) -> Duration {
+    pub(crate) fn offer(&self, view: &View, fresh_at: Option<Duration>, now: Duration) -> Duration {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         let touched = self.shown.borrow().is_touched(view);
         if touched && now < pace.wake {
@@ -110,7 +104,7 @@ impl Channel {
         let mut woken = false;
         if touched || now >= pace.refresh {
             woken = self.show(view, fresh_at);
-            pace.refresh = now + refresh;
+            pace.refresh = now + heartbeat_of(self.shown.borrow().bound()) / 4;
         }
         if woken {
             let streams = self.streams.load(Ordering::Relaxed);
@@ -227,8 +221,6 @@ mod tests {
     use pennon_raft_store::command::ObjectId;
     use pennon_raft_store::machine::Machine;
 
-    const REFRESH: Duration = Duration::from_millis(500);
-
     fn channel(machine: &Machine) -> Channel {
         Channel::new(whole(), Arc::new(machine.clone()), None)
     }
@@ -245,7 +237,7 @@ mod tests {
         let mut follower = channel.follow();
         let at = Duration::from_millis;
         let mut offer = |ms: u64, machine: &Machine| {
-            let due = channel.offer(&Arc::new(machine.clone()), None, at(ms), REFRESH);
+            let due = channel.offer(&Arc::new(machine.clone()), None, at(ms));
             let woken = follower.has_changed().unwrap();
             (
                 due,
@@ -254,14 +246,14 @@ mod tests {
             )
         };
         write(&mut machine, ObjectId::segment(e(), "a"), "{}");
-        assert_eq!(offer(1_000, &machine), (at(1_500), true, 4));
+        assert_eq!(offer(1_000, &machine), (at(1_250), true, 4));
         // A thousand streams take ten milliseconds.
         for (ms, key) in [(1_001, "b"), (1_005, "c")] {
             write(&mut machine, ObjectId::segment(e(), key), "{}");
             assert_eq!(offer(ms, &machine), (at(1_010), false, 4));
         }
-        assert_eq!(offer(1_010, &machine), (at(1_510), true, 6));
-        assert_eq!(offer(1_011, &machine), (at(1_510), false, 6));
+        assert_eq!(offer(1_010, &machine), (at(1_260), true, 6));
+        assert_eq!(offer(1_011, &machine), (at(1_260), false, 6));
     }
 
     #[test]
@@ -270,15 +262,15 @@ mod tests {
         let channel = channel(&machine);
         let follower = channel.follow();
         let elsewhere = ObjectId::segment("other".parse().unwrap(), "s");
-        for (ms, shown) in [(1_000, 4), (1_400, 4), (1_500, 6)] {
+        for (ms, shown) in [(1_000, 4), (1_200, 4), (1_250, 6)] {
             write(&mut machine, elsewhere.clone(), "{}");
             let now = Duration::from_millis(ms);
-            channel.offer(&Arc::new(machine.clone()), Some(now), now, REFRESH);
+            channel.offer(&Arc::new(machine.clone()), Some(now), now);
             assert_eq!(version(&channel), shown, "{ms}");
         }
         assert!(!follower.has_changed().unwrap());
         let fresh_at = channel.follow().borrow().fresh_at;
-        assert_eq!(fresh_at, Some(Duration::from_millis(1_500)), "I5");
+        assert_eq!(fresh_at, Some(Duration::from_millis(1_250)), "I5");
     }
 
     #[test]

@@ -8,16 +8,18 @@ use std::time::Duration;
 use pennon_evaluator::Version;
 use pennon_evaluator::wire::Intent;
 
-use super::shown::{Shown, Standing};
+use super::shown::{Shown, Standing, heartbeat_of};
 
 /// Where one stream stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cursor {
     /// The version the client has; `None` before its first snapshot.
     version: Option<Version>,
-    greeted: bool,
+    /// The staleness bound that it was told.
+    bound: Option<Duration>,
     next_heartbeat: Duration,
-    heartbeat: Duration,
+    /// The part of the first interval that is left out.
+    skipped: f64,
     /// Receipts were asked for up to this version.
     asked: Version,
 }
@@ -25,7 +27,7 @@ pub struct Cursor {
 /// What a stream does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Say hello: this will follow.
+    /// Say hello, or say it again with another staleness bound: this will follow.
     Hello(Intent),
     /// Send everything.
     Snapshot,
@@ -42,13 +44,14 @@ pub enum Step {
 }
 
 impl Cursor {
-    /// Starts a stream for a client that has `since`; `now` is a reading of any monotonic clock.
-    pub fn new(since: Option<Version>, heartbeat: Duration, now: Duration) -> Self {
+    /// Starts a stream for a client that has `since`. The first heartbeat comes earlier by `skipped`
+    /// of the interval, 0 to 1: streams that were opened together must not all beat together.
+    pub fn new(since: Option<Version>, skipped: f64) -> Self {
         Self {
             version: since,
-            greeted: false,
-            next_heartbeat: now + heartbeat,
-            heartbeat,
+            bound: None,
+            next_heartbeat: Duration::ZERO,
+            skipped: skipped.clamp(0.0, 1.0),
             asked: Version::ZERO,
         }
     }
@@ -58,7 +61,7 @@ impl Cursor {
         self.version
     }
 
-    /// Decides what comes next and assumes that it is sent.
+    /// Decides what comes next and assumes that it is sent; `now` is a reading of any monotonic clock.
     pub fn next(&mut self, shown: &Shown, now: Duration) -> Step {
         let standing = shown.standing(self.version);
         if standing == Standing::Gone {
@@ -67,8 +70,17 @@ impl Cursor {
         if standing == Standing::Ahead {
             return Step::Reset("this node is behind the version you have"); // I6
         }
-        if !self.greeted {
-            self.greeted = true;
+        let heartbeat = heartbeat_of(shown.bound());
+        if self.bound != Some(shown.bound()) {
+            // Under the old one the client would call answers FRESH that no longer are. (I5)
+            let part = 1.0 - self.skipped;
+            let (due, first) = (now + heartbeat.mul_f64(part), self.bound.is_none());
+            self.bound = Some(shown.bound());
+            self.next_heartbeat = if first {
+                due
+            } else {
+                self.next_heartbeat.min(due)
+            };
             return Step::Hello(match standing {
                 Standing::Nothing => Intent::None,
                 Standing::Changes => Intent::Changes,
@@ -86,7 +98,7 @@ impl Cursor {
         };
         // Whatever is sent carries the ages and brings the client to the version shown.
         self.version = Some(shown.view.version());
-        self.next_heartbeat = now + self.heartbeat;
+        self.next_heartbeat = now + heartbeat;
         step
     }
 
@@ -112,6 +124,7 @@ pub(super) mod tests {
     use pennon_raft_store::{codec, command};
     use std::sync::Arc;
 
+    /// The interval for the bound that the environment has here.
     const BEAT: Duration = Duration::from_secs(1);
 
     pub(in crate::hub) fn e() -> EnvironmentKey {
@@ -146,7 +159,8 @@ pub(super) mod tests {
     /// A machine with two environments and one segment in `e`, at version 3.
     pub(in crate::hub) fn machine() -> Machine {
         let mut machine = Machine::new(ClusterId::new(1));
-        write(&mut machine, ObjectId::environment_object("e"), "{}");
+        let environment = ObjectId::environment_object("e");
+        write(&mut machine, environment, r#"{"staleness_bound_ms":4000}"#);
         write(&mut machine, ObjectId::environment_object("other"), "{}");
         write(&mut machine, ObjectId::segment(e(), "s"), "{}");
         machine
@@ -164,11 +178,7 @@ pub(super) mod tests {
     }
 
     fn cursor(since: Option<u64>) -> Cursor {
-        Cursor::new(
-            since.map(|v| Version::new(v).unwrap()),
-            BEAT,
-            Duration::ZERO,
-        )
+        Cursor::new(since.map(|v| Version::new(v).unwrap()), 0.0)
     }
 
     #[test]

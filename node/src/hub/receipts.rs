@@ -42,6 +42,8 @@ struct Evaluators {
     /// Those without a stream, by when they were last heard of.
     gone: BTreeSet<(Duration, Arc<str>)>,
     unnamed: usize,
+    /// The staleness bounds that streams go by or went by.
+    told: BTreeMap<Duration, Told>,
     waiting: Vec<Arc<Waiting>>,
 }
 
@@ -51,6 +53,14 @@ struct Evaluator {
     acknowledged: Version,
     /// When something was heard of it last.
     seen: Duration,
+}
+
+/// The streams that were told a staleness bound.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    streams: usize,
+    /// When the last of those that ended did.
+    ended: Duration,
 }
 
 /// Somebody who waits for receipts of a version.
@@ -80,6 +90,9 @@ pub struct Count {
     pub evaluators: Vec<Known>,
     /// Streams without a name.
     pub unnamed: u64,
+    /// The greatest staleness bound that anybody may still go by who has or had a stream from this
+    /// node, in milliseconds.
+    pub bound_ms: u64,
 }
 
 /// Who is connected to a node.
@@ -87,8 +100,17 @@ pub struct Count {
 pub struct Roll {
     /// Rises when somebody comes or goes.
     pub generation: u64,
-    /// The evaluators of each environment, by name.
-    pub evaluators: Vec<(EnvironmentKey, Vec<String>)>,
+    /// Who is there, by environment.
+    pub environments: Vec<(EnvironmentKey, Present)>,
+}
+
+/// Who is connected to a node in an environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Present {
+    /// The evaluators, by name.
+    pub evaluators: Vec<String>,
+    /// As in [`Count`].
+    pub bound_ms: u64,
 }
 
 /// The place of a stream among the evaluators; given up when it is dropped.
@@ -96,6 +118,7 @@ pub(crate) struct Seat {
     receipts: Arc<Receipts>,
     environment: EnvironmentKey,
     id: Option<Arc<str>>,
+    bound: Option<Duration>,
     now: Box<dyn Fn() -> Duration + Send + Sync>,
 }
 
@@ -141,6 +164,7 @@ impl Receipts {
             receipts: self.clone(),
             environment: environment.clone(),
             id,
+            bound: None,
             now,
         }
     }
@@ -206,30 +230,58 @@ impl Receipts {
         Count {
             evaluators: known.collect(),
             unnamed: here.unnamed as u64,
+            bound_ms: here.bound_ms(now),
         }
     }
 
     /// Says who is connected; nothing when that is what it was in the generation `known`.
-    pub fn roll(&self, known: Option<u64>) -> Option<Roll> {
+    pub fn roll(&self, known: Option<u64>, now: Duration) -> Option<Roll> {
         let inner = self.lock();
         if known == Some(inner.generation) {
             return None;
         }
         let here = inner.environments.iter().map(|(environment, here)| {
             let ids = here.by_id.iter().filter(|(_, one)| one.streams > 0);
-            (
-                environment.clone(),
-                ids.map(|(id, _)| id.to_string()).collect(),
-            )
+            let present = Present {
+                evaluators: ids.map(|(id, _)| id.to_string()).collect(),
+                bound_ms: here.bound_ms(now),
+            };
+            (environment.clone(), present)
         });
         Some(Roll {
             generation: inner.generation,
-            evaluators: here.collect(),
+            environments: here.collect(),
         })
     }
 }
 
+impl Told {
+    /// Whether somebody may still go by the bound.
+    fn counts(&self, bound: Duration, now: Duration) -> bool {
+        self.streams > 0 || now <= self.ended + bound
+    }
+}
+
 impl Evaluators {
+    fn bound_ms(&self, now: Duration) -> u64 {
+        let told = self.told.iter().rev();
+        let mut counting = told.filter(|(bound, told)| told.counts(**bound, now));
+        counting
+            .next()
+            .map_or(0, |(bound, _)| bound.as_millis() as u64)
+    }
+
+    /// Notes that a stream goes by a staleness bound no longer.
+    fn outgrew(&mut self, bound: Duration, now: Duration) {
+        if let Some(told) = self.told.get_mut(&bound) {
+            *told = Told {
+                streams: told.streams.saturating_sub(1),
+                ended: now,
+            };
+        }
+        self.told.retain(|bound, told| told.counts(*bound, now));
+    }
+
     fn missing(&self, version: Version) -> BTreeSet<Arc<str>> {
         let missing = self.by_id.iter();
         let missing = missing.filter(|(_, one)| one.streams > 0 && one.acknowledged < version);
@@ -272,6 +324,23 @@ impl Waiting {
     }
 }
 
+impl Seat {
+    /// Notes the staleness bound that the stream is told.
+    pub(crate) fn told(&mut self, bound: Duration) {
+        let before = self.bound.replace(bound);
+        let mut inner = self.receipts.lock();
+        inner.generation += 1;
+        let here = inner
+            .environments
+            .entry(self.environment.clone())
+            .or_default();
+        here.told.entry(bound).or_default().streams += 1;
+        if let Some(before) = before {
+            here.outgrew(before, (self.now)());
+        }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut inner = self.receipts.lock();
@@ -279,6 +348,9 @@ impl Drop for Seat {
         let Some(here) = inner.environments.get_mut(&self.environment) else {
             return;
         };
+        if let Some(bound) = self.bound {
+            here.outgrew(bound, (self.now)());
+        }
         let Some(id) = &self.id else {
             here.unnamed = here.unnamed.saturating_sub(1);
             return;
@@ -391,13 +463,36 @@ mod tests {
         let a = sit(&receipts, Some("a"));
         let Roll {
             generation,
-            evaluators,
-        } = receipts.roll(None).unwrap();
-        assert_eq!(evaluators, [(e(), vec!["a".to_owned()])]);
+            environments,
+        } = receipts.roll(None, NOW).unwrap();
+        assert_eq!(environments[0].1.evaluators, ["a"]);
         receipts.acknowledge(&e(), "a", v(1), NOW);
-        assert_eq!(receipts.roll(Some(generation)), None);
+        assert_eq!(receipts.roll(Some(generation), NOW), None);
         drop(a);
-        let left = receipts.roll(Some(generation)).unwrap();
-        assert_eq!(left.evaluators, [(e(), vec![])]);
+        let left = receipts.roll(Some(generation), NOW).unwrap();
+        assert_eq!(left.environments, [(e(), Present::default())]);
+    }
+
+    #[test]
+    fn a_greater_bound_counts_as_long_as_somebody_may_go_by_it() {
+        let receipts = Arc::new(Receipts::new(0));
+        let s = Duration::from_secs;
+        let bound_ms = |at| {
+            let all = receipts.roll(None, at).unwrap().environments;
+            assert_eq!(all[0].1.bound_ms, receipts.count(&e(), at).bound_ms);
+            all[0].1.bound_ms
+        };
+        let (mut cut, mut stays) = (sit(&receipts, None), sit(&receipts, Some("a")));
+        assert_eq!(bound_ms(NOW), 0);
+        cut.told(s(60));
+        stays.told(s(60));
+        stays.told(s(10));
+        assert_eq!(bound_ms(s(1_000)), 60_000, "the other one goes by it");
+        drop(cut);
+        assert_eq!(bound_ms(NOW + s(60)), 60_000, "and may go by it still");
+        assert_eq!(bound_ms(NOW + s(61)), 10_000);
+        drop(stays);
+        assert_eq!(bound_ms(NOW + s(11)), 60_000);
+        assert_eq!(bound_ms(NOW + s(61)), 0);
     }
 }

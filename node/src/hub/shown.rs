@@ -14,8 +14,18 @@ use pennon_evaluator::{ConfigSnapshot, Delta, Digest, EnvironmentKey, StateKey, 
 use pennon_raft_store::command::ObjectId;
 use pennon_raft_store::machine::{Since, View};
 
+use crate::core::Core;
+
 /// Earlier contents of an application that are remembered.
 const PAST_MAX: usize = 256;
+
+/// Heartbeats come at least this often.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
+
+/// How often a stream hears something, for a staleness bound: at most a third of it apart.
+pub(super) fn heartbeat_of(staleness_bound: Duration) -> Duration {
+    (staleness_bound / 4).min(HEARTBEAT_MAX)
+}
 
 /// What streams have in common that are sent the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,8 +45,16 @@ pub struct Shown {
     pub(crate) fresh_at: Option<Duration>,
     /// Receipts are wanted up to this version.
     pub(crate) wanted: Version,
+    settings: Settings,
     /// What the application needs, if the scope is about one that exists.
     members: Option<Arc<Members>>,
+}
+
+/// What the environment says of itself, read from the object of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Settings {
+    version: Version,
+    bound: Duration,
 }
 
 /// What an application needs, now and earlier.
@@ -77,11 +95,13 @@ impl Shown {
     /// Shows a view.
     pub(crate) fn new(scope: Scope, view: View, fresh_at: Option<Duration>) -> Self {
         let members = Members::of(&scope, &view).map(Arc::new);
+        let settings = Settings::of(&scope, &view);
         Self {
             scope: Arc::new(scope),
             view,
             fresh_at,
             wanted: Version::ZERO,
+            settings,
             members,
         }
     }
@@ -95,16 +115,22 @@ impl Shown {
             (Some(_), None) => Members::of(&self.scope, view),
             (None, _) => None,
         };
-        let changed_at = |members: Option<&Members>| members.map(|members| members.changed_at);
-        let differs = match &self.scope.application {
-            Some(_) => changed_at(self.members.as_deref()) != changed_at(members.as_ref()),
-            None => touched,
+        let settings = match self.settings.version == settings_version(&self.scope, view) {
+            true => self.settings,
+            false => Settings::of(&self.scope, view),
         };
+        let content = |view: &View, members: Option<&Members>| match &self.scope.application {
+            Some(_) => members.map(|members| members.changed_at),
+            None => content_version(&self.scope, view),
+        };
+        let before = (content(&self.view, self.members.as_deref()), self.bound());
+        let differs = before != (content(view, members.as_ref()), settings.bound);
         let later = Self {
             scope: self.scope.clone(),
             view: view.clone(),
             fresh_at,
             wanted: self.wanted,
+            settings,
             members: members.map(Arc::new),
         };
         (later, differs)
@@ -113,12 +139,17 @@ impl Shown {
     /// Whether anything changed that this could depend on.
     pub(crate) fn is_touched(&self, later: &View) -> bool {
         let state = |view: &View| {
-            let here = view.compiled(&self.scope.environment);
             let application = self.scope.application.clone().map(ObjectId::application);
             let object = application.and_then(|id| view.object(&id).map(|object| object.version));
-            (here.map(|here| here.changed_at()), object)
+            let settings = settings_version(&self.scope, view);
+            (content_version(&self.scope, view), object, settings)
         };
         state(&self.view) != state(later)
+    }
+
+    /// The staleness bound that holds for what is shown.
+    pub(crate) fn bound(&self) -> Duration {
+        self.settings.bound
     }
 
     /// Compares with the version that a client has.
@@ -184,6 +215,29 @@ impl Shown {
             removals: then.difference(now).cloned().collect(),
             digest: members.digest,
         })
+    }
+}
+
+/// When the environment of a scope last changed.
+fn content_version(scope: &Scope, view: &View) -> Option<Version> {
+    let here = view.compiled(&scope.environment);
+    here.map(|here| here.changed_at())
+}
+
+/// When its settings did; 0 without an environment.
+fn settings_version(scope: &Scope, view: &View) -> Version {
+    let id = ObjectId::environment_object(scope.environment.shared());
+    let object = view.object(&id);
+    object.map_or(Version::ZERO, |object| object.version)
+}
+
+impl Settings {
+    fn of(scope: &Scope, view: &View) -> Self {
+        let environment = Core::environment(view, &scope.environment).unwrap_or_default();
+        Self {
+            version: settings_version(scope, view),
+            bound: environment.staleness_bound(),
+        }
     }
 }
 
