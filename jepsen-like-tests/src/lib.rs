@@ -20,6 +20,7 @@ pub mod disk_probe;
 mod failure;
 pub mod history;
 pub mod http1;
+pub mod mounts;
 pub mod places;
 pub mod ports;
 pub mod process;

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::confirm::Confirm;
 use crate::hub::Hub;
 use crate::peer::{PeerClient, PeerStatus};
+use crate::space::{Shortage, SpaceWatch};
 use crate::writer::{WriteError, Writer};
 
 /// Why a read at the asked freshness cannot be answered.
@@ -84,6 +85,7 @@ pub struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) confirm: Confirm,
     pub(crate) writer: Writer,
+    pub(crate) space: Arc<SpaceWatch>,
     pub(crate) peers: PeerClient,
     pub(crate) hub: Arc<Hub>,
     /// Who is connected to the other members.
@@ -255,12 +257,18 @@ impl Core {
     }
 
     /// What this node found wrong with itself: compiled state that its ground state does not
-    /// compile to, or a history that cannot be kept.
+    /// compile to, a history that cannot be kept, or a disk that is nearly full.
     pub fn complaint(&self) -> Option<String> {
         self.complaint
             .borrow()
             .clone()
             .or_else(|| self.raft.history_failed())
+            .or_else(|| self.space.complaint())
+    }
+
+    /// Why the cluster takes no changes for want of disk space, as far as this node knows.
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.space.shortage()
     }
 
     /// Cancelled when the node drains.

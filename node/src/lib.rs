@@ -22,5 +22,6 @@ pub mod net;
 pub mod peer;
 pub mod server;
 pub mod settings;
+pub mod space;
 mod verify;
 pub mod writer;

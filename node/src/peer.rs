@@ -36,6 +36,7 @@ use crate::formation::{Hello, Invitation};
 use crate::hub::receipts::Roll;
 use crate::membership::MembershipError;
 use crate::net::{BoxFuture, BoxedIo, Connect};
+use crate::space::{Shortage, SpaceReport};
 use crate::writer::Written;
 
 /// Longest body taken from a peer, in bytes: an entry of the largest batch with room to spare.
@@ -94,6 +95,7 @@ enum WriteReply {
     NotLeader,
     Busy,
     Unknown,
+    Full(Shortage),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -249,6 +251,7 @@ impl PeerClient {
             WriteReply::NotLeader => Written::NotLeader,
             WriteReply::Busy => Written::Busy,
             WriteReply::Unknown => Written::Unknown,
+            WriteReply::Full(shortage) => Written::Full(shortage),
         })
     }
 
@@ -322,6 +325,14 @@ impl PeerClient {
         };
         let to = self.address(to);
         call(&self.http, &to, "roll", &body, deadline).await.ok()
+    }
+
+    /// Asks a member how much disk space it has; `None` without an answer.
+    pub(crate) async fn space(&self, to: &Member, deadline: Instant) -> Option<SpaceReport> {
+        let to = self.address(to);
+        call(&self.http, &to, "space", &self.cluster, deadline)
+            .await
+            .ok()
     }
 
     /// Whether a member answers.
@@ -664,6 +675,10 @@ pub(crate) async fn answer(
             let roll = core.hub.receipts().roll(call.known, core.now());
             codec::encode(FORMAT, &roll).map_err(bad)
         }
+        "space" => {
+            ours(codec::decode(FORMAT, body).map_err(bad)?)?;
+            codec::encode(FORMAT, &core.space.report()).map_err(bad)
+        }
         "announce" => {
             let call: Announcement = codec::decode(FORMAT, body).map_err(bad)?;
             ours(call.cluster)?;
@@ -679,6 +694,7 @@ pub(crate) async fn answer(
                 Written::Outcome(outcome) => WriteReply::Outcome(outcome),
                 Written::NotLeader => WriteReply::NotLeader,
                 Written::Busy => WriteReply::Busy,
+                Written::Full(shortage) => WriteReply::Full(shortage),
                 Written::Unknown => WriteReply::Unknown,
             };
             codec::encode(FORMAT, &reply).map_err(bad)

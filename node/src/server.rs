@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pennon_raft_store::command::ClusterId;
-use pennon_raft_store::disk::Disk;
+use pennon_raft_store::disk::{Disk, Space, is_full};
 use pennon_raft_store::history::{History, HistoryOptions, MemoryHistory, Opened, SledHistory};
 use pennon_raft_store::identity::{DirectoryLock, Identity};
-use pennon_raft_store::log::{Flushing, LogIdentity, LogOptions, SegmentLog};
+use pennon_raft_store::log::{Flushing, LogIdentity, LogOptions, SegmentLog, give_up_reserve};
 use pennon_raft_store::raft::{Blocking, Member, Raft, RaftOptions, RaftParts};
 use pennon_raft_store::snapshot_file::SnapshotStore;
 use rand::rngs::StdRng;
@@ -34,6 +34,7 @@ use crate::http::App;
 use crate::hub::Hub;
 use crate::net::{BoxFuture, Connect, Listen};
 use crate::peer::{Answering, Greeter, PeerClient};
+use crate::space::SpaceWatch;
 use crate::writer::Writer;
 
 /// Node ids are below this, so that JSON can carry them.
@@ -69,6 +70,8 @@ pub struct NodeOptions {
     pub confirm_interval: Duration,
     /// How long a stopping node waits for open requests.
     pub drain: Duration,
+    /// Bytes of the disk below which no changes are taken; 0 for no such mark.
+    pub min_free: u64,
 }
 
 impl NodeOptions {
@@ -84,6 +87,7 @@ impl NodeOptions {
             raft: RaftOptions::default(),
             confirm_interval: Duration::from_millis(500),
             drain: Duration::from_secs(5),
+            min_free: crate::settings::MIN_FREE_DEFAULT,
         }
     }
 }
@@ -507,7 +511,9 @@ impl Shared {
             return Ok(());
         }
         let node = self.identity().node;
-        let (log, snapshots, history) = self.store.open_log(cluster, node).await?;
+        let space = Space::new(self.store.disk.clone(), self.options.min_free);
+        let opened = self.store.open_log(cluster, node, space.clone()).await?;
+        let (log, snapshots, history) = opened;
         let peers = PeerClient::new(self.connect.clone(), cluster);
         let parts = RaftParts {
             node,
@@ -518,6 +524,7 @@ impl Shared {
             history,
             transport: Arc::new(peers.clone()),
             blocking: self.store.blocking,
+            space,
         };
         let raft = Raft::start(parts).await.map_err(|why| why.to_string())?;
         let interval = self.options.confirm_interval;
@@ -528,6 +535,7 @@ impl Shared {
             interval,
             self.stop.clone(),
         );
+        let space = SpaceWatch::start(raft.clone(), peers.clone(), self.stop.clone());
         let core = Core {
             name: self.options.name.clone(),
             node,
@@ -541,7 +549,13 @@ impl Shared {
             confirm,
             rolls: Rolls::default(),
             complaint: crate::verify::start(raft.clone(), self.store.blocking, self.stop.clone()),
-            writer: Writer::start(raft.clone(), self.clock.clone(), self.stop.clone()),
+            writer: Writer::start(
+                raft.clone(),
+                self.clock.clone(),
+                space.clone(),
+                self.stop.clone(),
+            ),
+            space,
             clock: self.clock.clone(),
             peers,
             draining: self.app.draining().clone(),
@@ -657,6 +671,7 @@ impl Store {
         &self,
         cluster: ClusterId,
         node: u64,
+        space: Space,
     ) -> Result<(SegmentLog, SnapshotStore, Arc<dyn History>), String> {
         let (disk, directory, blocking) =
             (self.disk.clone(), self.directory.clone(), self.blocking);
@@ -675,21 +690,37 @@ impl Store {
             };
             let log =
                 SegmentLog::open(disk.clone(), options, identity).map_err(|why| why.to_string())?;
-            let snapshots = SnapshotStore::open(disk).map_err(|why| why.to_string())?;
-            let history = open_history(directory)?;
+            let spare = disk.clone();
+            let snapshots =
+                SnapshotStore::open_with(disk, space.clone()).map_err(|why| why.to_string())?;
+            let history = open_history(&*spare, directory, space)?;
             Ok::<_, String>((log, snapshots, history))
         });
         opened.await.map_err(|why| why.to_string())?
     }
 }
 
-fn open_history(directory: Option<PathBuf>) -> Result<Arc<dyn History>, String> {
-    let Some(directory) = directory else {
-        return Ok(Arc::new(MemoryHistory::new(HistoryOptions::default())));
+fn open_history(
+    disk: &dyn Disk,
+    directory: Option<PathBuf>,
+    space: Space,
+) -> Result<Arc<dyn History>, String> {
+    let options = HistoryOptions {
+        space,
+        ..HistoryOptions::default()
     };
-    match SledHistory::open(&directory.join("state"), HistoryOptions::default())
-        .map_err(|why| why.to_string())?
-    {
+    let Some(directory) = directory else {
+        return Ok(Arc::new(MemoryHistory::new(options)));
+    };
+    let directory = directory.join("state");
+    let opened = match SledHistory::open(&directory, options.clone()) {
+        // A node on a full disk starts, votes and serves: sled needs little to open.
+        Err(why) if is_full(&why) && give_up_reserve(disk, &why).unwrap_or(false) => {
+            SledHistory::open(&directory, options)
+        }
+        opened => opened,
+    };
+    match opened.map_err(|why| format!("{}: {why}", directory.display()))? {
         Opened::Ready(history) => Ok(Arc::new(history)),
         Opened::Rebuilt { history, why } => {
             tracing::warn!(%why, "the history in state/ could not be used and is rebuilt from snapshot and log");

@@ -20,6 +20,9 @@ pub const PEER_LISTEN_DEFAULT: &str = "127.0.0.1:7500";
 pub const DATA_DEFAULT: &str = "./pennon-data";
 /// What a node is called unless told otherwise.
 pub const NAME_DEFAULT: &str = "n1";
+/// Bytes of the disk below which a node takes no changes, unless told otherwise: enough for the log to
+/// go on, for sled to write what is under way, and for a snapshot of some 90 MiB.
+pub const MIN_FREE_DEFAULT: u64 = 128 << 20;
 /// The most nodes that form a cluster together: more voters only make writes slower.
 pub const EXPECT_MAX: u32 = 9;
 
@@ -76,6 +79,11 @@ pub struct Given {
         value_name = "BOOL", hide_possible_values = true)]
     pub insecure: Option<bool>,
 
+    /// Disk space below which changes are refused (reads, evaluations and streams go on): bytes, or
+    /// a number with KiB, MiB or GiB; 0 for never [default: 128MiB]
+    #[arg(long, env = "PENNON_MIN_FREE", value_name = "SIZE")]
+    pub min_free: Option<String>,
+
     /// What to log: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "PENNON_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -104,6 +112,8 @@ pub struct Settings {
     pub learner: bool,
     /// Whether it may listen beyond loopback.
     pub insecure: bool,
+    /// Bytes of the disk below which no changes are taken; 0 for no such mark.
+    pub min_free: u64,
     /// What to log.
     pub log: String,
 }
@@ -159,6 +169,7 @@ impl Given {
             expect: self.expect.or(below.expect),
             learner: self.learner.or(below.learner),
             insecure: self.insecure.or(below.insecure),
+            min_free: self.min_free.or(below.min_free),
             log: self.log.or(below.log),
         }
     }
@@ -201,6 +212,10 @@ impl Given {
             expect,
             learner,
             insecure: self.insecure.unwrap_or(false),
+            min_free: match self.min_free {
+                Some(text) => parse_size("--min-free", &text)?,
+                None => MIN_FREE_DEFAULT,
+            },
             log: self.log.unwrap_or_else(|| "info".to_owned()),
         };
         settings.check()?;
@@ -304,6 +319,26 @@ fn check_address(name: &str, address: Option<&String>) -> Result<(), SettingsErr
     }
 }
 
+/// Reads `128MiB` and the like.
+fn parse_size(name: &str, text: &str) -> Result<u64, SettingsError> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: Option<u64> = match text[digits.len()..].trim() {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let size = digits.parse::<u64>().ok().zip(unit);
+    match size.and_then(|(number, unit)| number.checked_mul(unit)) {
+        Some(size) => Ok(size),
+        None => refused(format!(
+            "{name} {text:?} is no size: write bytes, or a number with KiB, MiB or GiB, for example 128MiB"
+        )),
+    }
+}
+
 fn refused<T>(why: impl Into<String>) -> Result<T, SettingsError> {
     Err(SettingsError(why.into()))
 }
@@ -337,6 +372,27 @@ mod tests {
             (PEER_LISTEN_DEFAULT, true)
         );
         assert_eq!(settings.data, Path::new(DATA_DEFAULT));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64 KiB", 64 << 10),
+            ("1GiB", 1 << 30),
+        ] {
+            let settings = resolved(&format!("min-free = {text:?}")).unwrap();
+            assert_eq!(settings.min_free, size, "{text}");
+        }
+        for text in ["", "MiB", "1MB", "-1", "1.5GiB", "99999999999GiB"] {
+            let why = resolved(&format!("min-free = {text:?}")).unwrap_err();
+            assert!(
+                why.contains("--min-free") && why.contains("128MiB"),
+                "{why}"
+            );
+        }
+        assert_eq!(resolved("").unwrap().min_free, MIN_FREE_DEFAULT);
     }
 
     #[test]

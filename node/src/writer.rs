@@ -3,7 +3,8 @@
 //! Order: drain what waits; plan each change set against the applied state plus the batch so far;
 //! propose one entry; wait until it is applied; then answer everybody. A batch without changes is
 //! proved by a ReadIndex round instead. No answer leaves before the state it was decided against
-//! is known to be committed (I1, I9). A new leader's Writer begins only when an entry of its own
+//! is known to be committed (I1, I9). While disk space is short, what would change something is refused
+//! before it is proposed; what was decided before, and refusals, are still answered. A new leader's Writer begins only when an entry of its own
 //! term is applied.
 //!
 //! `submit` is the way in on every node: to the local Writer, or once to the leader's.
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::peer::{PeerClient, PeerError};
+use crate::space::{Shortage, SpaceWatch};
 
 /// Change sets waiting for the Writer at most; more are refused with `Busy`.
 pub const QUEUE_LEN_MAX: usize = 4096;
@@ -34,6 +36,9 @@ const BATCH_LEN_MAX: usize = 1024;
 
 /// JSON bytes in one batch at most, after its first change set.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// The longest that a write waits for a leader without space to hand over.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 
 /// Pause before asking again who leads.
 const LEADER_PAUSE: Duration = Duration::from_millis(25);
@@ -47,6 +52,9 @@ pub enum WriteError {
     /// Too many writes wait. Nothing happened.
     #[error("the leader has too many writes waiting; nothing was changed")]
     Busy,
+    /// Too little disk space is left to take changes. Nothing happened.
+    #[error("{0}; nothing was changed")]
+    Full(Shortage),
     /// It was handed over and no answer came: it may have happened.
     #[error("the write was handed over and its outcome is not known; it may have happened")]
     Unknown,
@@ -61,6 +69,8 @@ pub enum Written {
     NotLeader,
     /// The queue is full; nothing happened.
     Busy,
+    /// There is no disk space for it; nothing happened.
+    Full(Shortage),
     /// It may have happened.
     Unknown,
 }
@@ -91,10 +101,16 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the Writer; it idles while this node does not lead.
-    pub fn start(raft: Raft, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
+    pub fn start(
+        raft: Raft,
+        clock: Arc<dyn Clock>,
+        space: Arc<SpaceWatch>,
+        stop: CancellationToken,
+    ) -> Self {
         let (queue, incoming) = mpsc::channel(QUEUE_LEN_MAX);
         let task = Task {
             raft,
+            space,
             clock,
             incoming,
             backlog: VecDeque::new(),
@@ -145,6 +161,7 @@ pub async fn submit(
     let request = Arc::new(request);
     let repeatable = request.origin.request.is_some();
     let mut handed_over = false;
+    let moved = Instant::now() + HAND_OVER_MAX;
     while Instant::now() < deadline {
         let status = raft.status();
         let written = match status.leader_member() {
@@ -167,7 +184,10 @@ pub async fn submit(
         match written {
             Written::Outcome(outcome) => return Ok(outcome),
             Written::Busy if !handed_over => return Err(WriteError::Busy),
-            Written::NotLeader | Written::Busy => {}
+            // Another node with space is about to lead.
+            Written::Full(shortage) if shortage.passes && Instant::now() < moved => {}
+            Written::Full(shortage) if !handed_over => return Err(WriteError::Full(shortage)),
+            Written::NotLeader | Written::Busy | Written::Full(_) => {}
             // Only a request that is applied once whatever happens may be sent again (I9).
             Written::Unknown if repeatable => handed_over = true,
             Written::Unknown => return Err(WriteError::Unknown),
@@ -192,6 +212,7 @@ async fn replaced(raft: &Raft, leader: u64) {
 
 struct Task {
     raft: Raft,
+    space: Arc<SpaceWatch>,
     clock: Arc<dyn Clock>,
     incoming: mpsc::Receiver<Waiting>,
     /// What could not go into the last batch, in order.
@@ -260,6 +281,7 @@ impl Task {
     }
 
     async fn batch(&mut self, view: View) {
+        let shortage = self.space.shortage();
         let mut draft = Draft::on(&view);
         let mut items: Vec<Item> = Vec::new();
         let mut decided: Vec<(Waiting, Outcome)> = Vec::new();
@@ -273,6 +295,15 @@ impl Task {
             }
             if !claim(&waiting.taken, TAKEN) {
                 continue; // Given up by its caller.
+            }
+            if let Some(shortage) = &shortage {
+                match Draft::on(&view).plan(&waiting.request) {
+                    Planned::Answered(outcome) => decided.push((waiting, outcome)),
+                    Planned::Batched(..) | Planned::Later => {
+                        let _ = waiting.answer.send(Written::Full(shortage.clone()));
+                    }
+                }
+                continue;
             }
             match draft.plan(&waiting.request) {
                 Planned::Batched(item, outcome) => {

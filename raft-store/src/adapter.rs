@@ -193,8 +193,14 @@ mod tests {
         .unwrap();
         let snapshots = SnapshotStore::open(disk).unwrap();
         let history = Arc::new(MemoryHistory::new(HistoryOptions::default()));
-        let (machine, _) =
-            StateMachine::open(ClusterId::new(7), snapshots, history, Blocking::Inline).unwrap();
+        let (machine, _) = StateMachine::open(
+            ClusterId::new(7),
+            snapshots,
+            history,
+            Blocking::Inline,
+            crate::disk::Space::unbounded(),
+        )
+        .unwrap();
         (LogAdapter::new(Arc::new(log)), machine)
     }
 

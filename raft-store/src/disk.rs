@@ -20,7 +20,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 mod memory;
+mod space;
+
 pub use memory::{Fault, FaultAt, FileId, Kept, MemoryDisk, Operation};
+pub use space::Space;
 
 /// Says what [`Disk::open`] does when the file exists, or does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +79,23 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// The names may or may not be durable; do not retry.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Returns how many bytes this process can still write; `None` where the disk has no bound that
+    /// it knows of.
+    ///
+    /// # Errors
+    /// The system could not tell.
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+/// Says whether an error means that there is no space left, or no more of it for this user.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// An open file. All methods take `&self`: positions are explicit.
@@ -111,6 +131,15 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// Whatever the system says.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Grows the file to `len` and takes the space for it, where the file system can: later writes
+    /// below `len` then find the disk never full. New bytes are zeros.
+    ///
+    /// # Errors
+    /// There is no space for it; then the file may have any length between.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
 
     /// Makes contents durable, with as much metadata as reading them back takes (the length included).
     ///
@@ -234,6 +263,12 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         File::open(self.at(dir))?.sync_all()
     }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(&self.root)?;
+        // Not f_bfree: the last blocks are root's, and a node need not be root.
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
 }
 
 struct RealFile {
@@ -255,6 +290,17 @@ impl DiskFile for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        let flags = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(&self.file, flags, 0, len) {
+            Ok(()) => Ok(()),
+            // A file system without it; what is not taken now is taken by the writes.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.file.set_len(len),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

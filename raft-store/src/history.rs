@@ -23,6 +23,8 @@ use std::io;
 
 use bytes::Bytes;
 
+use crate::disk::Space;
+
 mod files;
 mod memory;
 mod sled;
@@ -60,6 +62,9 @@ pub struct HistoryOptions {
     pub queue_len_max: usize,
     /// Most bytes of bodies and object keys waiting for it. A longer entry waits alone.
     pub queue_bytes_max: usize,
+    /// While this is at its floor, nothing is written: sled does not survive a full disk. What was
+    /// recorded waits, and reads fail as long as something does.
+    pub space: Space,
 }
 
 impl Default for HistoryOptions {
@@ -70,6 +75,7 @@ impl Default for HistoryOptions {
             total_max: 1_000_000,
             queue_len_max: 1024,
             queue_bytes_max: 64 << 20,
+            space: Space::unbounded(),
         }
     }
 }

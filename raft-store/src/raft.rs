@@ -17,23 +17,29 @@ use openraft::errors::{
 };
 use openraft::metrics::RaftMetrics;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use openraft::{ChangeMembers, Config, ReadPolicy, ServerState, Snapshot, SnapshotPolicy};
+use openraft::{
+    ChangeMembers, Config, EntryPayload, ReadPolicy, ServerState, Snapshot, SnapshotPolicy,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use crate::adapter::LogAdapter;
 use crate::command::{Change, ClusterId};
+use crate::disk::Space;
 use crate::history::History;
 use crate::log::{LogId, LogStore};
 use crate::machine::{Answer, View};
 use crate::rpc::{Envelope, Network, SnapshotChunk, SnapshotReply, decode, encode};
 use crate::snapshot_file::{SnapshotReceiver, SnapshotStore};
 use crate::state_machine::{Shared, SnapshotFile, StateMachine, read_meta};
-use crate::types::{Payload, TypeConfig, log_id};
+use crate::types::{Payload, RaftEntry, TypeConfig, log_id};
 use pennon_evaluator::Version;
 
 pub use crate::rpc::{BoxFuture, CallError, PeerTransport, Rpc};
 pub use crate::state_machine::Blocking;
+
+/// Room in the log that changes never take: hundreds of elections and changes of members.
+const ROOM_KEPT: u64 = 2 << 20;
 
 /// One member of the cluster, as the membership stores it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,6 +102,8 @@ pub struct RaftParts {
     pub transport: Arc<dyn PeerTransport>,
     /// Where blocking work runs.
     pub blocking: Blocking,
+    /// How much may still be written to the disk of the log.
+    pub space: Space,
 }
 
 /// A node's part in the cluster.
@@ -235,6 +243,7 @@ pub struct Raft {
     inner: openraft::Raft<TypeConfig, StateMachine>,
     cluster: ClusterId,
     log: Arc<dyn LogStore>,
+    space: Space,
     shared: Arc<Shared>,
     views: watch::Receiver<View>,
     statuses: watch::Receiver<Status>,
@@ -264,11 +273,15 @@ impl Raft {
             history,
             transport,
             blocking,
+            space,
         } = parts;
         let config = config(cluster, &options)?;
         let opening = {
             blocking
-                .run(move || StateMachine::open(cluster, snapshots, history, blocking))
+                .run({
+                    let space = space.clone();
+                    move || StateMachine::open(cluster, snapshots, history, blocking, space)
+                })
                 .await?
         };
         let (machine, views) = opening?;
@@ -294,6 +307,7 @@ impl Raft {
             inner,
             cluster,
             log,
+            space,
             shared,
             views,
             statuses,
@@ -507,6 +521,7 @@ impl Raft {
         match rpc {
             Rpc::Append => {
                 let request: AppendEntriesRequest<TypeConfig> = self.open(body)?.1;
+                self.check_room(&request, body.len() as u64)?;
                 encode(
                     &self
                         .inner
@@ -550,6 +565,35 @@ impl Raft {
                 encode(&self.receive(from, chunk).await)
             }
         }
+    }
+
+    /// Whether there is no space for changes; entries without any (elections, members) still find theirs.
+    pub fn is_short_of_space(&self) -> bool {
+        self.log.is_starved() || self.space.is_low()
+    }
+
+    /// Returns what is watched for [`Raft::is_short_of_space`].
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Refuses changes that would take the last room of the log: a failed write would end it, and with
+    /// it this node's vote. The leader takes that for silence and sends them again; what has no
+    /// entries, or none with changes, passes, so that this node still follows, votes, and takes part in
+    /// elections and changes of members.
+    fn check_room(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+        len: u64,
+    ) -> Result<(), String> {
+        let changes = |entry: &RaftEntry| matches!(entry.payload, EntryPayload::Normal(_));
+        if !request.entries.iter().any(changes) || !self.is_short_of_space() {
+            return Ok(());
+        }
+        if self.log.room_bytes() < ROOM_KEPT + len {
+            return Err("the disk of this node is full; it takes no changes".into());
+        }
+        Ok(())
     }
 
     fn open<T: serde::de::DeserializeOwned>(&self, body: &[u8]) -> Result<(u64, T), String> {
@@ -627,6 +671,7 @@ impl Raft {
 
     /// Stops consensus, then the log and the history, so that everything accepted is on disk.
     pub async fn shutdown(&self) {
+        self.space.end();
         if let Err(why) = self.inner.shutdown().await {
             tracing::error!(%why, "the raft core did not stop cleanly");
         }

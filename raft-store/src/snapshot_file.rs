@@ -25,7 +25,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::{Disk, DiskFile, Open, Space};
 
 mod read;
 
@@ -154,6 +154,7 @@ pub struct SnapshotStore {
 
 struct Shared {
     disk: Arc<dyn Disk>,
+    space: Space,
     /// Numbers the files written aside.
     next_aside: AtomicU64,
     /// Held while names change. The versions whose files were found damaged: first to be removed.
@@ -172,6 +173,14 @@ impl SnapshotStore {
     /// # Errors
     /// Whatever the disk says.
     pub fn open(disk: Arc<dyn Disk>) -> io::Result<SnapshotStore> {
+        SnapshotStore::open_with(disk, Space::unbounded())
+    }
+
+    /// The same; new files are given up, with `StorageFull`, rather than taking the space of the log.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn open_with(disk: Arc<dyn Disk>, space: Space) -> io::Result<SnapshotStore> {
         disk.create_dir_all(DIR)?;
         disk.sync_dir("")?;
         for name in disk.list(DIR)? {
@@ -181,6 +190,7 @@ impl SnapshotStore {
         }
         let shared = Shared {
             disk,
+            space,
             next_aside: AtomicU64::new(0),
             damaged: Mutex::default(),
         };
@@ -378,6 +388,7 @@ impl Appender {
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.aside.shared.space.check_floor()?;
         self.aside.file.write_at(bytes, self.len)?;
         self.crc.update(bytes);
         self.len += bytes.len() as u64;

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bincode::Options;
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::codec;
 use crate::command::{Change, ClusterId};
+use crate::disk::{Space, is_full};
 use crate::history::{History, HistoryRecord};
 use crate::machine::{Applied, Entry, Machine, MachineHead, SnapshotRecord, View};
 use crate::snapshot_file::{SnapshotReader, SnapshotStore};
@@ -28,6 +30,9 @@ use crate::types::{
 
 const HEADER_FORMAT: u8 = 1;
 const CHANGE_FORMAT: u8 = 1;
+
+/// Between two looks whether there is space for a snapshot.
+const SPACE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Bytes copied at once from one snapshot file to another.
 const COPY_LEN: usize = 1 << 20;
@@ -88,11 +93,33 @@ pub(crate) struct Shared {
     pub(crate) snapshots: SnapshotStore,
     pub(crate) history: Arc<dyn History>,
     pub(crate) blocking: Blocking,
+    pub(crate) space: Space,
     views: watch::Sender<View>,
     current: Mutex<Option<(SnapshotMeta, SnapshotFile)>>,
 }
 
 impl Shared {
+    /// Does what needs space, again and again while there is none: openraft would take the failure for
+    /// the end of the storage. The log goes on in space of its own meanwhile.
+    async fn with_space<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl Fn() -> io::Result<T> + Clone + Send + 'static,
+    ) -> io::Result<T> {
+        let mut told = false;
+        loop {
+            match self.blocking.run(work.clone()).await? {
+                Err(error) if is_full(&error) && !self.space.has_ended() => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, what, "waiting until the disk has space");
+                    }
+                    tokio::time::sleep(SPACE_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn set_current(&self, meta: SnapshotMeta, file: SnapshotFile) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta, file));
     }
@@ -112,6 +139,7 @@ impl StateMachine {
         snapshots: SnapshotStore,
         history: Arc<dyn History>,
         blocking: Blocking,
+        space: Space,
     ) -> io::Result<(Self, watch::Receiver<View>)> {
         let newest = snapshots.newest().map_err(io::Error::other)?;
         let (machine, membership, current) = match &newest {
@@ -137,6 +165,7 @@ impl StateMachine {
             snapshots,
             history,
             blocking,
+            space,
             views,
             current: Mutex::new(current),
         });
@@ -225,20 +254,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         let shared = self.shared.clone();
         let cluster = self.machine.cluster();
-        let (machine, membership) = shared
-            .blocking
-            .run({
-                let (shared, file) = (shared.clone(), file.clone());
-                move || {
-                    let reader = file.open()?;
-                    adopt(&shared.snapshots, &reader)?;
-                    let loaded = load(cluster, &reader)?;
-                    let applied = loaded.0.applied().map_or(0, |id| id.index);
-                    refill(shared.history.as_ref(), applied, &reader)?;
-                    io::Result::Ok(loaded)
-                }
-            })
-            .await??;
+        let install = {
+            let (shared, file) = (shared.clone(), file.clone());
+            move || {
+                let reader = file.open()?;
+                adopt(&shared.snapshots, &reader)?;
+                let loaded = load(cluster, &reader)?;
+                let applied = loaded.0.applied().map_or(0, |id| id.index);
+                shared.space.check_floor()?;
+                refill(shared.history.as_ref(), applied, &reader)?;
+                io::Result::Ok(loaded)
+            }
+        };
+        let (machine, membership) = shared.with_space("installing a snapshot", install).await?;
         (self.machine, self.membership) = (machine, membership);
         let file = SnapshotFile {
             store: shared.snapshots.clone(),
@@ -276,9 +304,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let shared = self.shared.clone();
         let file = self
             .shared
-            .blocking
-            .run(move || write(&machine, &membership, &shared))
-            .await??;
+            .with_space("taking a snapshot", move || {
+                write(&machine, &membership, &shared)
+            })
+            .await?;
         self.shared.set_current(meta.clone(), file.clone());
         Ok(RaftSnapshot {
             meta,

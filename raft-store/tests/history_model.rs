@@ -41,6 +41,7 @@ fn options() -> HistoryOptions {
         total_max: TOTAL_MAX,
         queue_len_max: 3,
         queue_bytes_max: 40,
+        ..HistoryOptions::default()
     }
 }
 

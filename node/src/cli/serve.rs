@@ -63,6 +63,7 @@ pub(crate) async fn run(command: ServeCommand) -> Result<(), Failure> {
         join: settings.join.clone(),
         expect: settings.expect,
         learner: settings.learner,
+        min_free: settings.min_free,
         ..NodeOptions::single(&settings.name)
     };
     let node = start(options, settings.data.clone(), api, peer).await?;

@@ -1,8 +1,8 @@
 //! Whether the process lives, and whether it should get traffic.
 //!
 //! Live means that the process answers. Ready means that a load balancer may send what it asks
-//! about: writes need a leader; evaluations and streams need a proof of freshness, and go on
-//! without a leader until that proof is older than the staleness bound and a grace (I5).
+//! about: writes need a leader, and disk space; evaluations and streams need a proof of freshness, and go on
+//! without either until that proof is older than the staleness bound and a grace (I5).
 
 use std::time::Duration;
 
@@ -58,6 +58,10 @@ pub(crate) async fn ready(call: Call) -> Result<Answer, Problem> {
     if core.status().leader.is_none() && !matches!(purpose, "evaluate" | "stream") {
         reasons.push("no leader is known".to_owned());
     }
+    let shortage = core.shortage().map(|shortage| shortage.to_string());
+    if purpose == "write" {
+        reasons.extend(shortage.clone());
+    }
     reasons.extend(stale(core, &view, fresh_at));
     let decided = Decided {
         version: view.version(),
@@ -66,7 +70,10 @@ pub(crate) async fn ready(call: Call) -> Result<Answer, Problem> {
     if !reasons.is_empty() {
         return Err(Problem::not_ready(purpose, reasons).decided(decided));
     }
-    let body = json!({ "status": "ready", "for": purpose, "node": call.app.name(), "version": view.version() });
+    let mut body = json!({ "status": "ready", "for": purpose, "node": call.app.name(), "version": view.version() });
+    if let Some(warning) = shortage.or_else(|| core.complaint()) {
+        body["warning"] = warning.into();
+    }
     Ok(Answer::json(decided, body.to_string()))
 }
 

@@ -194,7 +194,9 @@ static MEANINGS: [Meaning; 22] = [
         status: StatusCode::UNPROCESSABLE_ENTITY,
         title: "a bound of the cluster would be passed",
         explanation: "The cluster holds a bounded number of things. `quota` names the bound and `max` its size. Nothing was \
-         changed. Delete what is no longer used.",
+         changed. Delete what is no longer used. With the quota `disk`, the disks of `nodes` are nearly full: the one with \
+         least has `free_bytes` left of the `min_free_bytes` (--min-free) that it keeps. Reads, evaluations and streams go on, \
+         and writes do as soon as there is space.",
         schema: "QuotaExceededProblem",
     },
     Meaning {
@@ -504,6 +506,16 @@ impl Problem {
             WriteError::Busy => {
                 Self::new(Slug::RateLimited, format!("{why}; try again in a moment")).retry()
             }
+            WriteError::Full(shortage) => Self::new(
+                Slug::QuotaExceeded,
+                format!("{why}; free space there, and write again: nothing has to be restarted"),
+            )
+            .with("quota", "disk")
+            .with("max", 0)
+            .with("nodes", shortage.nodes.clone())
+            .with("free_bytes", shortage.free_bytes)
+            .with("min_free_bytes", shortage.min_free_bytes)
+            .retry(),
             WriteError::Unknown => {
                 let next = match repeatable {
                     true => {

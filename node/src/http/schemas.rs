@@ -440,6 +440,7 @@ fn node() -> Value {
         "Alive": object("The process answers.", json!({ "status": { "const": "alive" }, "node": text, "release": text })),
         "Ready": object("The node should get traffic.", json!({
             "status": { "const": "ready" }, "for": text, "node": text, "version": to("Version"),
+            "warning?": text,
         })),
         "OpenApi": { "type": "object", "required": ["openapi", "info", "paths", "components"] },
     })
@@ -490,7 +491,9 @@ fn problems() -> Value {
             "wanted_version?": to("Version"), "have_version?": to("Version"), "staleness_ms?": number, "bound_ms?": number,
         })),
         "TooLargeProblem": base("The body is too long.", json!({ "limit_bytes": number })),
-        "QuotaExceededProblem": base("A bound of the cluster.", json!({ "quota": { "type": "string" }, "max": number })),
+        "QuotaExceededProblem": base("A bound of the cluster.", json!({ "quota": { "type": "string" }, "max": number,
+            "nodes?": list_of(json!({ "type": "string" })), "free_bytes?": number, "min_free_bytes?": number,
+        })),
         "NotReadyProblem": base("The node should get no traffic.", json!({
             "for": { "type": "string" }, "reasons": list_of(json!({ "type": "string" })),
         })),

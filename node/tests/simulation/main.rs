@@ -8,6 +8,7 @@
     reason = "helpers of tests may panic"
 )]
 
+mod full_disk;
 mod learners;
 mod receipts;
 

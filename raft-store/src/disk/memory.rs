@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Disk, DiskFile, Open};
 
 const SECTOR: u64 = 512;
+const ENOSPC: i32 = 28;
 
 /// A file, whatever its name is at the moment. Numbered in the order of creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +117,7 @@ struct State {
     operations: u64,
     journal: Option<Vec<Operation>>,
     fault: Option<Fault>,
+    capacity: Option<u64>,
 }
 
 /// A disk in memory. Clones share it.
@@ -155,6 +157,7 @@ impl MemoryDisk {
             operations: 0,
             journal: None,
             fault: None,
+            capacity: None,
         };
         MemoryDisk {
             state: Arc::new(Mutex::new(state)),
@@ -192,6 +195,17 @@ impl MemoryDisk {
     /// Makes operations fail; replaces what was set before.
     pub fn fail(&self, fault: Fault) {
         self.lock().fault = Some(fault);
+    }
+
+    /// Bounds what all files that have a name may hold together; beyond it writes fail with ENOSPC
+    /// after what fits. `None` for no bound.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.lock().capacity = bytes;
+    }
+
+    /// Returns what all files that have a name hold together, in bytes.
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().used()
     }
 
     /// Lets operations succeed again.
@@ -284,8 +298,14 @@ impl MemoryDisk {
             state.perform_failing(operation);
             return Err(error);
         }
-        state.perform(operation);
-        Ok(())
+        let (fits, full) = state.fitted(operation);
+        if let Some(operation) = fits {
+            state.perform(operation);
+        }
+        match full {
+            true => Err(io::Error::from_raw_os_error(ENOSPC)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -352,6 +372,43 @@ impl State {
             self.fault = None;
         }
         Some(error)
+    }
+
+    fn used(&self) -> u64 {
+        let names = self.dirs.values().flat_map(|dir| dir.current.values());
+        let files = names.filter_map(|node| match node {
+            Node::File(id) => self.files.get(id),
+            Node::Dir => None,
+        });
+        files.map(|file| file.current.len() as u64).sum()
+    }
+
+    /// What of an operation there is space for, and whether that is not all of it.
+    fn fitted(&self, mut operation: Operation) -> (Option<Operation>, bool) {
+        let Some(capacity) = self.capacity else {
+            return (Some(operation), false);
+        };
+        let (file, end) = match &operation {
+            Operation::Write {
+                file,
+                offset,
+                bytes,
+            } => (file, offset + bytes.len() as u64),
+            Operation::SetLen { file, len } => (file, *len),
+            _ => return (Some(operation), false),
+        };
+        let len = self.files.get(file).map_or(0, |file| file.current.len()) as u64;
+        let end_max = len + capacity.saturating_sub(self.used());
+        if end <= len || end <= end_max {
+            return (Some(operation), false);
+        }
+        match &mut operation {
+            Operation::Write { offset, bytes, .. } if *offset < end_max => {
+                bytes.truncate(to_usize(end_max - *offset));
+                (Some(operation), true)
+            }
+            _ => (None, true),
+        }
     }
 
     fn perform_failing(&mut self, operation: Operation) {
@@ -605,6 +662,14 @@ impl Disk for MemoryDisk {
             },
         )
     }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let state = self.lock();
+        let free = state
+            .capacity
+            .map(|capacity| capacity.saturating_sub(state.used()));
+        Ok(free)
+    }
 }
 
 struct MemoryFile {
@@ -708,6 +773,21 @@ mod tests {
         assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
         file.sync_data().unwrap();
         assert_eq!(disk.crash_synced().contents("d/f").unwrap(), b"aaaa");
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_fits_and_what_is_there_already() {
+        let disk = MemoryDisk::new();
+        let file = written(&disk);
+        disk.set_capacity(Some(6));
+        assert_eq!(disk.free_bytes().unwrap(), Some(2));
+        let refused = file.write_at(b"bbbb", 4).unwrap_err();
+        assert!(crate::disk::is_full(&refused), "{refused}");
+        assert_eq!(disk.contents("d/f").unwrap(), b"aaaabb");
+        file.write_at(b"cccc", 0).unwrap();
+        assert!(file.set_len(7).is_err() && disk.open("d/g", Open::CreateNew).is_ok());
+        disk.remove("d/f").unwrap();
+        assert_eq!(disk.free_bytes().unwrap(), Some(6), "space comes back");
     }
 
     #[test]

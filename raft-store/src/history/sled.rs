@@ -13,11 +13,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::files::{DirLock, closed, discard, generations, guarded, is_environment, lock_dir};
 use super::store::{Store, VERSIONS, version_key};
 use super::writer::Writer;
 use super::{History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entry_bytes};
+
+/// Between two looks whether there is space again.
+const SPACE_PAUSE: Duration = Duration::from_millis(200);
 
 /// History in sled. One directory, one process, one writer thread.
 #[derive(Debug)]
@@ -181,7 +185,10 @@ impl History for SledHistory {
         applied: u64,
         records: &mut dyn Iterator<Item = io::Result<HistoryRecord>>,
     ) -> io::Result<()> {
-        self.shared.settle();
+        // What waits for space is older than the records, or comes again.
+        if let Err(error) = self.shared.settle() {
+            tracing::debug!(%error, "history: refilled before all of it was written");
+        }
         let mut slot = lock(&self.shared.writer);
         let old = slot.as_mut().ok_or_else(closed)?;
         let fresh = old.refilled(applied, records)?;
@@ -247,6 +254,8 @@ struct Queue {
     put: u64,
     done: u64,
     failed: Option<String>,
+    /// The writer thread waits for space; the next entry is still queued.
+    waits_for_space: bool,
     closed: bool,
 }
 
@@ -254,8 +263,11 @@ impl Shared {
     fn put(&self, applied: u64, records: Vec<HistoryRecord>) {
         let bytes = entry_bytes(&records);
         let mut queue = lock(&self.queue);
+        // While all wait for space the only bound is that of the log: a node that is started on a full
+        // disk applies what its log holds and then serves.
         while queue.failed.is_none()
             && !queue.closed
+            && !queue.waits_for_space
             && (queue.entries.len() >= self.options.queue_len_max.max(1)
                 || (!queue.entries.is_empty()
                     && queue.bytes + bytes > self.options.queue_bytes_max))
@@ -276,20 +288,43 @@ impl Shared {
     }
 
     /// Waits until everything queued before the call has been dealt with.
-    fn settle(&self) {
+    ///
+    /// # Errors
+    /// `StorageFull` when that waits for space: nobody knows how long.
+    fn settle(&self) -> io::Result<()> {
         let mut queue = lock(&self.queue);
         let target = queue.put;
         while queue.done < target {
+            if queue.waits_for_space {
+                let text =
+                    "the disk is nearly full: the newest lines of the history are not written yet";
+                return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+            }
             queue = self
                 .moved
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        Ok(())
+    }
+
+    /// Waits until there is space, or the end, or a failure, after which nothing is written.
+    fn wait_for_space(&self) {
+        let mut queue = lock(&self.queue);
+        while !queue.closed && queue.failed.is_none() && self.options.space.is_at_floor() {
+            if !std::mem::replace(&mut queue.waits_for_space, true) {
+                tracing::warn!("history: waiting until the disk has space");
+                self.moved.notify_all();
+            }
+            let waited = self.work.wait_timeout(queue, SPACE_PAUSE);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        queue.waits_for_space = false;
     }
 
     /// The store, once everything queued before the call is in it.
     fn settled_store(&self) -> io::Result<Arc<Store>> {
-        self.settle();
+        self.settle()?;
         {
             let queue = lock(&self.queue);
             if queue.closed {
@@ -333,6 +368,9 @@ fn write_until_closed(shared: &Shared) {
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        drop(queue);
+        shared.wait_for_space();
+        let mut queue = lock(&shared.queue);
         let Some((applied, records)) = queue.entries.pop_front() else {
             return;
         };

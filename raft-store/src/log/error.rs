@@ -117,9 +117,7 @@ impl OpenError {
 
     /// Says whether the system refused an operation because the disk is full.
     pub fn is_disk_full(&self) -> bool {
-        self.source
-            .as_ref()
-            .is_some_and(|e| e.kind() == io::ErrorKind::StorageFull)
+        self.source.as_ref().is_some_and(crate::disk::is_full)
     }
 
     /// Returns the file, relative to the data directory.

@@ -81,6 +81,10 @@ impl Core {
         self.poison.as_ref().map(|(_, why)| why.clone())
     }
 
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
     pub(crate) fn queue(&mut self, work: Work, done: Done) {
         self.waiting_bytes += work.bytes();
         self.queue.push_back(Call { work, done });

@@ -36,6 +36,7 @@ pub use crate::vote::Vote;
 pub use error::OpenError;
 pub use format::LOG_FORMAT;
 pub use segment_log::SegmentLog;
+pub use writer::give_up_reserve;
 
 /// The place of an entry: the term it was proposed in and its position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +124,18 @@ pub trait LogStore: Send + Sync + 'static {
     /// The log is poisoned, or the disk failed, or gave back other bytes than were written.
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>>;
 
+    /// Returns how many bytes the log takes for certain, also when the disk is full: their space was
+    /// taken beforehand.
+    fn room_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Says whether there was no space for what comes after [`LogStore::room_bytes`] when last tried. It is
+    /// tried again by itself.
+    fn is_starved(&self) -> bool {
+        false
+    }
+
     /// Returns why the log stopped, if it did. Nothing is retried: the process opens the log anew.
     fn poisoned(&self) -> Option<String>;
 
@@ -159,7 +172,8 @@ pub struct LogOptions {
     pub cache_bytes_max: usize,
     /// Payload bytes waiting to be written, beyond which `append` blocks.
     pub queue_bytes_max: usize,
-    /// Size of a file kept aside and given up when the disk is full at open; 0 for none.
+    /// Size of a file kept aside and given up when the disk is full at open or when a segment is needed;
+    /// 0 for none.
     pub reserve_bytes: u64,
 }
 

@@ -17,7 +17,7 @@ use super::files::{
     segment_path,
 };
 use super::format::{BATCHES_START, SEGMENT_LEN_MAX};
-use super::prepare::Preparer;
+use super::prepare::{Preparer, keep_reserve};
 use super::recovery::{End, Recovered, Refusal, Replay, Why};
 use super::slots::{Kind, Loaded, Manifest, SlotPlace, TwoSlots, vote_from_words, vote_to_words};
 use super::stream::Stream;
@@ -266,7 +266,7 @@ fn settle(
     }
     let segment_bytes = segment_bytes(options);
     let threaded = options.flushing == Flushing::Thread;
-    let preparer = Preparer::new(disk.clone(), segment_bytes, threaded)
+    let preparer = Preparer::new(disk.clone(), segment_bytes, options.reserve_bytes, threaded)
         .map_err(|e| OpenError::io(LOG_DIR, "cannot start a thread", e))?;
     let parts = Parts {
         disk: disk.clone(),
@@ -278,6 +278,7 @@ fn settle(
         stream,
         active: whole.active,
         preparer,
+        room: Arc::default(),
         sealed,
         committed_stored,
     };
@@ -381,24 +382,6 @@ fn create_files(disk: &dyn Disk, segment_bytes: u64, identity: LogIdentity) -> i
     slots.sync()?;
     disk.rename(MANIFEST_ASIDE, MANIFEST)?;
     disk.sync_dir(LOG_DIR)
-}
-
-/// Keeps a file whose space can be given up. Not having it is no reason not to run.
-fn keep_reserve(disk: &dyn Disk, len: u64) {
-    if len == 0 || disk.exists(RESERVE).unwrap_or(true) {
-        return;
-    }
-    let make = || -> io::Result<()> {
-        let file = disk.open(RESERVE, Open::CreateOrOpen)?;
-        zero(&*file, 0, len)?;
-        file.sync_all()?;
-        disk.sync_dir(LOG_DIR)
-    };
-    if let Err(error) = make() {
-        tracing::warn!(%error, "no space for the reserve file");
-        // A part of it would be taken for the whole at the next open.
-        let _ = disk.remove(RESERVE);
-    }
 }
 
 fn refuse(refusal: Refusal) -> OpenError {

@@ -4,6 +4,7 @@
 //! `flusher.rs` does the rest. Both happen under one lock, so the order on disk is the order readers saw.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -14,6 +15,7 @@ use super::flusher::{Core, Shared, Work};
 use super::format::BATCH_BYTES_MAX;
 use super::index::{Index, Piece, Source, Stored};
 use super::open::open;
+use super::prepare::Desk;
 use super::writer::Writer;
 use super::{
     Done, Flushing, LogEntry, LogId, LogIdentity, LogOptions, LogState, LogStore, OpenError, Vote,
@@ -52,6 +54,9 @@ pub struct SegmentLog {
     /// Without a thread of the log, the callers write.
     writer: Mutex<Option<Writer>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Bytes left in the active segment, and what is known of the next one.
+    room: Arc<AtomicU64>,
+    desk: Arc<Desk>,
 }
 
 impl std::fmt::Debug for SegmentLog {
@@ -89,6 +94,7 @@ impl SegmentLog {
             opened.committed,
             opened.vote,
         ));
+        let (room, desk) = (opened.parts.room.clone(), opened.parts.preparer.desk());
         let writer = Writer::new(opened.parts);
         let (writer, thread) = if threaded {
             let shared = shared.clone();
@@ -105,6 +111,8 @@ impl SegmentLog {
             shared,
             writer: Mutex::new(writer),
             thread: Mutex::new(thread),
+            room,
+            desk,
         })
     }
 
@@ -279,6 +287,18 @@ impl LogStore for SegmentLog {
             }
         }
         Err(io::Error::other("purges kept removing what was being read"))
+    }
+
+    fn room_bytes(&self) -> u64 {
+        let waiting = self.shared.lock().waiting_bytes() as u64;
+        let active = self.room.load(Ordering::Relaxed);
+        // A batch stands in one segment: what is left of this one may stay unused.
+        let most = active.max(self.desk.ready_bytes());
+        most.saturating_sub(waiting)
+    }
+
+    fn is_starved(&self) -> bool {
+        self.desk.is_starved()
     }
 
     fn poisoned(&self) -> Option<String> {

@@ -10,8 +10,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::files::{Files, LOG_DIR, segment_path};
+use super::files::{Files, LOG_DIR, RESERVE, segment_path};
 use super::format::{
     BATCH_HEADER_LEN, BATCHES_START, BatchHeader, Place, RECORD_HEADER_LEN, Record, SegmentHeader,
     batch_len, next_index,
@@ -21,10 +22,13 @@ use super::prepare::Preparer;
 use super::slots::{Manifest, TwoSlots, vote_to_words};
 use super::stream::Stream;
 use super::{LogId, LogIdentity, Vote};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_full};
 
 /// A buffer that an unusual batch made larger than this is given back.
 const BUFFER_KEPT: usize = 16 << 20;
+
+/// The least length of a segment made from the space of the reserve file.
+const SHORT_SEGMENT: u64 = 1 << 20;
 
 /// What a written record does to the stream.
 enum Effect {
@@ -59,6 +63,8 @@ pub(crate) struct Parts {
     pub(crate) stream: Stream,
     pub(crate) active: Active,
     pub(crate) preparer: Preparer,
+    /// Bytes left in the active segment, for whoever asks.
+    pub(crate) room: Arc<AtomicU64>,
     pub(crate) sealed: bool,
     /// Whether the stream's commit index is on disk, and will stay.
     pub(crate) committed_stored: bool,
@@ -74,11 +80,18 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(parts: Parts) -> Writer {
         parts.preparer.want(parts.active.number + 1);
-        Writer {
+        let writer = Writer {
             parts,
             buffer: vec![0; BATCH_HEADER_LEN],
             effects: Vec::new(),
-        }
+        };
+        writer.tell_room();
+        writer
+    }
+
+    fn tell_room(&self) {
+        let Active { length, end, .. } = self.parts.active;
+        self.parts.room.store(length - end, Ordering::Relaxed);
     }
 
     /// Says whether damage to the last batch that matters would be seen.
@@ -166,6 +179,7 @@ impl Writer {
         stream.chain = crc;
         let placed = apply(stream, &self.effects, active)?;
         active.end += len;
+        self.tell_room();
         self.parts.sealed = seal;
         self.parts.committed_stored |= self
             .effects
@@ -183,10 +197,15 @@ impl Writer {
     fn roll(&mut self, len: u64) -> io::Result<()> {
         let parts = &mut self.parts;
         let number = parts.active.number + 1;
-        let length = parts
-            .segment_bytes
-            .max((BATCHES_START + len).next_multiple_of(BATCHES_START));
-        let file = parts.preparer.take(number, length)?;
+        let needed = (BATCHES_START + len).next_multiple_of(BATCHES_START);
+        let mut length = parts.segment_bytes.max(needed);
+        let file = match parts.preparer.take(number, length) {
+            Err(error) if is_full(&error) && give_up_reserve(&*parts.disk, &error)? => {
+                length = parts.segment_bytes.min(SHORT_SEGMENT).max(needed);
+                parts.preparer.take(number, length)?
+            }
+            taken => taken?,
+        };
         begin_segment(
             &*parts.disk,
             &*file,
@@ -223,6 +242,20 @@ impl Writer {
     pub(crate) fn save_vote(&mut self, vote: Vote) -> io::Result<()> {
         self.parts.votes.save(vote_to_words(Some(vote))) // I9
     }
+}
+
+/// Frees the space that was kept for a full disk; false when there is none. With space the log makes it anew.
+///
+/// # Errors
+/// Whatever the disk says.
+pub fn give_up_reserve(disk: &dyn Disk, why: &io::Error) -> io::Result<bool> {
+    if !disk.exists(RESERVE)? {
+        return Ok(false);
+    }
+    tracing::warn!(%why, "the disk is full: giving up the reserve file");
+    disk.remove(RESERVE)?;
+    disk.sync_dir(LOG_DIR)?;
+    Ok(true)
 }
 
 fn apply(stream: &mut Stream, effects: &[Effect], active: &Active) -> io::Result<Vec<Placed>> {

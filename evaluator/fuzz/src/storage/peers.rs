@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pennon_raft_store::codec::{self, HEADER_LEN};
 use pennon_raft_store::command::ClusterId;
-use pennon_raft_store::disk::MemoryDisk;
+use pennon_raft_store::disk::{MemoryDisk, Space};
 use pennon_raft_store::history::{HistoryOptions, MemoryHistory};
 use pennon_raft_store::log::{Flushing, LogIdentity, LogOptions, SegmentLog};
 use pennon_raft_store::raft::{
@@ -75,6 +75,7 @@ fn node() -> (Runtime, Raft) {
         options: RaftOptions::default(),
         log: Arc::new(SegmentLog::open(disk.clone(), options, identity).unwrap()),
         snapshots: SnapshotStore::open(disk).unwrap(),
+        space: Space::unbounded(),
         history: Arc::new(MemoryHistory::new(HistoryOptions::default())),
         transport: Arc::new(Nobody),
         blocking: Blocking::Inline,
