@@ -8,6 +8,7 @@
 //! Left out: when a request is tried again (`attempts.rs`), paths and shapes (`objects.rs`).
 
 mod attempts;
+mod download;
 mod objects;
 
 use std::fmt;

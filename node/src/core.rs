@@ -10,6 +10,7 @@ use pennon_raft_store::command::{Change, ClusterId, ObjectId, Outcome};
 use pennon_raft_store::machine::View;
 use pennon_raft_store::plan::ChangeRequest;
 use pennon_raft_store::raft::{Blocking, Member, Raft, Role, Status};
+use pennon_raft_store::snapshot_file::SnapshotInfo;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -238,6 +239,19 @@ impl Core {
             .blocking
             .run(move || raft.history_of(&key, before.map(Version::get), limit));
         read.await.flatten().map_err(|why| why.to_string())
+    }
+
+    /// Writes a backup of a view of this node, with the history up to its version; returns where it
+    /// went.
+    ///
+    /// # Errors
+    /// When `out` takes no more, or the history cannot be read.
+    pub async fn backup<W: std::io::Write + Send + 'static>(
+        &self,
+        view: View,
+        out: W,
+    ) -> std::io::Result<(W, SnapshotInfo)> {
+        self.raft.backup(view, out).await
     }
 
     /// Runs work that takes long enough to hold up other requests.

@@ -38,7 +38,7 @@ use crate::space::SpaceWatch;
 use crate::writer::Writer;
 
 /// Node ids are below this, so that JSON can carry them.
-const NODE_ID_MAX: u64 = 1 << 53;
+pub(crate) const NODE_ID_MAX: u64 = 1 << 53;
 
 /// Between two looks at who is there while the cluster forms.
 const FORMATION_PAUSE: Duration = Duration::from_millis(200);

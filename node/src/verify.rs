@@ -54,6 +54,11 @@ pub(crate) fn start(
     complaint
 }
 
+/// Compiles everything in a view and returns the first difference.
+pub(crate) fn difference(view: &View) -> Option<String> {
+    check(view, BTreeMap::new()).1
+}
+
 /// Checks what changed since the versions given; returns the versions checked now and the first
 /// difference.
 fn check(
@@ -151,7 +156,11 @@ mod tests {
         };
         let mut machine = Machine::new(ClusterId::new(1));
         let mut draft = Draft::on(&machine);
-        let Planned::Batched(mut item, _) = draft.plan(&ChangeRequest { writes, origin }) else {
+        let Planned::Batched(mut item, _) = draft.plan(&ChangeRequest {
+            writes,
+            onto: None,
+            origin,
+        }) else {
             panic!()
         };
         if let Verdict::Commit { compiled, .. } = &mut item.verdict {

@@ -86,6 +86,11 @@ async fn every_route_answers_as_documented() {
     )
     .await
     .ok();
+    api.get("/v1/backup").await.ok();
+    let whole = json!({"objects": [{"kind": "flag", "key": "a", "value": flag()}]});
+    api.post("/v1/cluster:restore?dry_run=true", whole)
+        .await
+        .ok();
     let any: &[(&str, &str)] = &[("if-match", "*")];
     for path in [
         "prod/policies/a",

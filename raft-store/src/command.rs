@@ -413,6 +413,8 @@ pub enum Refusal {
         /// The bound.
         max: u64,
     },
+    /// The ground state is not the one that the change set is for. Answered at once, never stored.
+    Moved,
 }
 
 /// One line of an object's history, kept in `state/` and shown by the API.

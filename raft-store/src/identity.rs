@@ -17,7 +17,8 @@ use crate::log::{LOG_FORMAT, OpenError};
 
 const FILE: &str = "identity";
 const ASIDE: &str = "identity.new";
-const LOCK: &str = "LOCK";
+/// The file that is locked while the directory is in use.
+pub(crate) const LOCK: &str = "LOCK";
 const MAGIC: [u8; 4] = *b"PNid";
 const FORMAT: u8 = 1;
 const FIXED_LEN: usize = 40;

@@ -8,10 +8,12 @@
 //!
 //! - [`command`]: the shapes that go into the log. [`plan`]: the leader's decision about a change
 //!   set. [`machine`]: the pure state machine. [`codec`]: format tag, length, crc, body.
+//! - [`backup`]: the whole state as one file, and clusters made anew.
 //! - [`log`], [`vote`], [`identity`], [`snapshot_file`], [`history`], [`disk`]: what is on disk.
 //! - [`raft`]: the one facade over openraft. No openraft type is visible outside this crate.
 
 mod adapter;
+pub mod backup;
 pub mod codec;
 pub mod command;
 pub mod disk;

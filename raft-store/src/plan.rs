@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pennon_evaluator::{
-    Application, ApplicationKey, DEPTH_MAX, EncodedState, Environment, EnvironmentKey,
+    Application, ApplicationKey, DEPTH_MAX, Digest, EncodedState, Environment, EnvironmentKey,
     EvaluationState, Fault, Limits, SegmentPolicy, Setting, StateKey, TargetingPolicy, Version,
     check_graph, parse_json,
 };
@@ -74,6 +74,9 @@ pub struct AskedWrite {
 pub struct ChangeRequest {
     /// The writes, at most one per object.
     pub writes: Vec<AskedWrite>,
+    /// A restore: only onto the ground state that has this digest. It may write any number of
+    /// objects, and change salts, as the subjects were where it takes them back to.
+    pub onto: Option<Digest>,
     /// Who, which request, why.
     pub origin: Origin,
 }
@@ -138,6 +141,12 @@ impl Draft {
                     });
                 }
             }
+        }
+        if request
+            .onto
+            .is_some_and(|onto| onto != self.machine.digest())
+        {
+            return self.refused(Refusal::Moved);
         }
         let remember = request.origin.request.is_some();
         let verdict = match self.decide(request) {
@@ -214,7 +223,7 @@ impl Draft {
                 let limits = Setting::Limits.as_str();
                 self.touched.insert(ObjectId::setting(limits));
             }
-            Refusal::IdempotencyMismatch { .. } => {}
+            Refusal::IdempotencyMismatch { .. } | Refusal::Moved => {}
         }
     }
 
@@ -231,6 +240,9 @@ impl Draft {
         let limits = *next.limits();
         for write in &decided.writes {
             self.check_alone(&next, &decided, write, &limits)?;
+            if request.onto.is_none() {
+                self.check_salt(&decided, write)?;
+            }
         }
         self.check_quotas(&next, &limits)?;
         decided.compiled = self.compile(&next, &decided, &limits)?;
@@ -385,17 +397,7 @@ impl Draft {
             }
             ObjectKind::Flag => {
                 let config = parse_flag(object.key(), value).map_err(invalid)?;
-                config.check_within(limits).map_err(invalid)?;
-                let was = self
-                    .machine
-                    .object(object)
-                    .and_then(|was| parse_flag(object.key(), &was.value).ok());
-                match was {
-                    Some(was) if was.salt != config.salt => {
-                        Err(invalid(vec![salt_fault(&was.salt)]))
-                    } // I7
-                    _ => Ok(()),
-                }
+                config.check_within(limits).map_err(invalid)
             }
             ObjectKind::Segment => SegmentPolicy::parse(value).map(drop).map_err(invalid),
             ObjectKind::Policy => {
@@ -415,6 +417,23 @@ impl Draft {
                     ApplicationKey::try_from(object.key()).map_err(|why| invalid(whole(&why)))?;
                 Application::parse(&key, value).map(drop).map_err(invalid)
             }
+        }
+    }
+
+    /// The salt of a flag stays what it was: it decides who gets what. (I7)
+    fn check_salt(&self, decided: &Decided, write: &Write) -> Result<(), Refusal> {
+        let object = &write.object;
+        let (ObjectKind::Flag, Some(value)) = (object.kind(), &write.value) else {
+            return Ok(());
+        };
+        let was = self.machine.object(object);
+        let was = was.and_then(|was| parse_flag(object.key(), &was.value).ok());
+        match (was, parse_flag(object.key(), value)) {
+            (Some(was), Ok(now)) if was.salt != now.salt => Err(Refusal::Invalid {
+                write: decided.at(object),
+                faults: vec![salt_fault(&was.salt)],
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -576,7 +595,7 @@ fn item_bytes(item: &Item) -> usize {
 }
 
 fn check_shape(request: &ChangeRequest) -> Result<(), Refusal> {
-    if request.writes.len() > WRITES_MAX {
+    if request.onto.is_none() && request.writes.len() > WRITES_MAX {
         return Err(Refusal::Quota {
             what: "writes in one change set".into(),
             max: WRITES_MAX as u64,

@@ -30,8 +30,10 @@ use crate::history::History;
 use crate::log::{LogId, LogStore};
 use crate::machine::{Answer, View};
 use crate::rpc::{Envelope, Network, SnapshotChunk, SnapshotReply, decode, encode};
-use crate::snapshot_file::{SnapshotReceiver, SnapshotStore};
-use crate::state_machine::{Shared, SnapshotFile, StateMachine, read_meta};
+use crate::snapshot_file::{SnapshotEncoder, SnapshotInfo, SnapshotReceiver, SnapshotStore};
+use crate::state_machine::{
+    Shared, SnapshotFile, StateMachine, header_of, read_meta, write_records,
+};
 use crate::types::{Payload, RaftEntry, TypeConfig, log_id};
 use pennon_evaluator::Version;
 
@@ -466,6 +468,32 @@ impl Raft {
     /// Why the history is no longer kept, if so.
     pub fn history_failed(&self) -> Option<String> {
         self.shared.history.failed()
+    }
+
+    /// Writes a backup of a view of this node: a snapshot with the history up to its version.
+    /// Returns where it went.
+    ///
+    /// # Errors
+    /// When `out` takes no more, or the history cannot be read.
+    pub async fn backup<W: io::Write + Send + 'static>(
+        &self,
+        view: View,
+        out: W,
+    ) -> io::Result<(W, SnapshotInfo)> {
+        let membership = self
+            .inner
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .clone();
+        let history = self.shared.history.clone();
+        let work = move || {
+            let header = header_of(&view, &membership)?;
+            let mut out = SnapshotEncoder::new(out, view.version().get(), &header)?;
+            write_records(&view, history.as_ref(), &mut out)?;
+            out.finish()
+        };
+        self.shared.blocking.run(work).await?
     }
 
     /// Takes a snapshot now.

@@ -21,7 +21,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -204,16 +204,8 @@ impl SnapshotStore {
     /// # Errors
     /// `InvalidInput` for a header above [`HEADER_LEN_MAX`]; whatever the disk says.
     pub fn create(&self, version: u64, header: &[u8]) -> io::Result<SnapshotWriter> {
-        let head = encode_head(version, header)?;
-        let mut out = Appender::new(self.aside()?);
-        out.append(&head)?;
-        Ok(SnapshotWriter {
-            version,
-            out,
-            block: Block::default(),
-            blocks: 0,
-            records: 0,
-        })
+        let encoder = SnapshotEncoder::new(self.aside()?, version, header)?;
+        Ok(SnapshotWriter { encoder })
     }
 
     /// The newest file that is whole, and what is wrong with newer ones
@@ -275,7 +267,7 @@ impl SnapshotStore {
     /// Whatever the disk says.
     pub fn receive(&self) -> io::Result<SnapshotReceiver> {
         Ok(SnapshotReceiver {
-            out: Appender::new(self.aside()?),
+            aside: self.aside()?,
             buffer: Vec::new(),
         })
     }
@@ -296,6 +288,7 @@ impl SnapshotStore {
             shared: Arc::clone(&self.shared),
             path,
             file,
+            len: 0,
             named: false,
         })
     }
@@ -341,7 +334,22 @@ struct Aside {
     shared: Arc<Shared>,
     path: String,
     file: Box<dyn DiskFile>,
+    len: u64,
     named: bool,
+}
+
+impl io::Write for Aside {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.shared.space.check_floor()?;
+        self.file.write_at(bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    /// What makes it durable is its name.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Aside {
@@ -371,35 +379,17 @@ impl Drop for Aside {
     }
 }
 
-/// Appends, and keeps the crc of all that was appended.
-struct Appender {
-    aside: Aside,
+/// Writes one file of a store, a block at a time. After an error, drop it.
+pub struct SnapshotWriter {
+    encoder: SnapshotEncoder<Aside>,
+}
+
+/// Writes the bytes of a snapshot to wherever they go, a block at a time: in memory is one block.
+pub struct SnapshotEncoder<W> {
+    version: u64,
+    out: W,
     len: u64,
     crc: crc32fast::Hasher,
-}
-
-impl Appender {
-    fn new(aside: Aside) -> Self {
-        Self {
-            aside,
-            len: 0,
-            crc: crc32fast::Hasher::new(),
-        }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.aside.shared.space.check_floor()?;
-        self.aside.file.write_at(bytes, self.len)?;
-        self.crc.update(bytes);
-        self.len += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-/// Writes one file, a block at a time. After an error, drop it.
-pub struct SnapshotWriter {
-    version: u64,
-    out: Appender,
     block: Block,
     blocks: u64,
     records: u64,
@@ -415,7 +405,7 @@ struct Block {
 impl fmt::Debug for SnapshotWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SnapshotWriter")
-            .field("version", &self.version)
+            .field("version", &self.encoder.version)
             .finish_non_exhaustive()
     }
 }
@@ -425,6 +415,65 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// `InvalidInput` for one above [`RECORD_LEN_MAX`]; whatever the disk says.
+    pub fn push(&mut self, record: &[u8]) -> io::Result<()> {
+        self.encoder.push(record)
+    }
+
+    /// Where records go.
+    pub(crate) fn encoder(&mut self) -> &mut SnapshotEncoder<impl io::Write + use<>> {
+        &mut self.encoder
+    }
+
+    /// Ends the file, makes it durable, gives it its name, and removes all but the newest two.
+    ///
+    /// # Errors
+    /// Whatever the disk says. Then there is no new file, or one that is complete but may not survive
+    /// a power cut.
+    pub fn finish(self) -> io::Result<SnapshotInfo> {
+        let (aside, info) = self.encoder.finish()?;
+        aside.give_name(info.version)?;
+        Ok(info)
+    }
+}
+
+impl<W> fmt::Debug for SnapshotEncoder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotEncoder")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<W: io::Write> SnapshotEncoder<W> {
+    /// Begins with the head.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a header above [`HEADER_LEN_MAX`]; whatever `out` says.
+    pub fn new(out: W, version: u64, header: &[u8]) -> io::Result<Self> {
+        let mut encoder = Self {
+            version,
+            out,
+            len: 0,
+            crc: crc32fast::Hasher::new(),
+            block: Block::default(),
+            blocks: 0,
+            records: 0,
+        };
+        encoder.append(&encode_head(version, header)?)?;
+        Ok(encoder)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.crc.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// `InvalidInput` for one above [`RECORD_LEN_MAX`]; whatever `out` says.
     pub fn push(&mut self, record: &[u8]) -> io::Result<()> {
         let length = length_u32(record.len(), RECORD_LEN_MAX, "record")?;
         let filled = self.block.bytes.len();
@@ -442,25 +491,24 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Ends the file, makes it durable, gives it its name, and removes all but the newest two.
+    /// Ends with the footer, and gives back where everything went.
     ///
     /// # Errors
-    /// Whatever the disk says. Then there is no new file, or one that is complete but may not survive
-    /// a power cut.
-    pub fn finish(mut self) -> io::Result<SnapshotInfo> {
+    /// Whatever `out` says.
+    pub fn finish(mut self) -> io::Result<(W, SnapshotInfo)> {
         if self.block.count > 0 {
             self.write_block()?;
         }
-        let crc = self.out.crc.clone().finalize();
-        let bytes = self.out.len + FOOTER_LEN as u64;
-        self.out
-            .append(&encode_footer(self.blocks, self.records, bytes, crc))?;
-        self.out.aside.give_name(self.version)?;
-        Ok(SnapshotInfo {
+        let crc = self.crc.clone().finalize();
+        let bytes = self.len + FOOTER_LEN as u64;
+        self.append(&encode_footer(self.blocks, self.records, bytes, crc))?;
+        self.out.flush()?;
+        let info = SnapshotInfo {
             version: self.version,
             bytes,
             crc,
-        })
+        };
+        Ok((self.out, info))
     }
 
     fn write_block(&mut self) -> io::Result<()> {
@@ -472,19 +520,21 @@ impl SnapshotWriter {
         head[13..17].copy_from_slice(&self.block.count.to_le_bytes());
         head[17..21].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
         seal(head);
-        self.out.append(&self.block.bytes)?;
+        let mut block = std::mem::take(&mut self.block.bytes);
+        self.append(&block)?;
         self.blocks += 1;
         self.block.count = 0;
-        self.block.bytes.clear();
+        block.clear();
         // After one long record, do not keep its memory.
-        self.block.bytes.shrink_to(2 * BLOCK_LEN);
+        block.shrink_to(2 * BLOCK_LEN);
+        self.block.bytes = block;
         Ok(())
     }
 }
 
 /// Takes the bytes of a peer's file, in pieces of any length.
 pub struct SnapshotReceiver {
-    out: Appender,
+    aside: Aside,
     buffer: Vec<u8>,
 }
 
@@ -508,7 +558,7 @@ impl SnapshotReceiver {
         }
         if bytes.len() >= BLOCK_LEN {
             self.flush()?;
-            return self.out.append(bytes);
+            return self.aside.write_all(bytes);
         }
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BLOCK_LEN {
@@ -520,7 +570,7 @@ impl SnapshotReceiver {
 
     /// How many bytes were taken.
     pub fn received(&self) -> u64 {
-        self.out.len + self.buffer.len() as u64
+        self.aside.len + self.buffer.len() as u64
     }
 
     /// Checks the file whole, makes it durable, gives it its name, and removes all but the newest two.
@@ -530,14 +580,14 @@ impl SnapshotReceiver {
     /// bytes are then gone.
     pub fn finish(mut self) -> io::Result<SnapshotInfo> {
         self.flush()?;
-        let aside = self.out.aside;
+        let aside = self.aside;
         let reader = SnapshotReader::open(aside.shared.disk.as_ref(), aside.path.clone())?;
         aside.give_name(reader.version)?;
         Ok(reader.info())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.append(&self.buffer)?;
+        self.aside.write_all(&self.buffer)?;
         self.buffer.clear();
         Ok(())
     }

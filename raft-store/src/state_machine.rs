@@ -23,7 +23,7 @@ use crate::command::{Change, ClusterId};
 use crate::disk::{Space, is_full};
 use crate::history::{History, HistoryRecord};
 use crate::machine::{Applied, Entry, Machine, MachineHead, SnapshotRecord, View};
-use crate::snapshot_file::{SnapshotReader, SnapshotStore};
+use crate::snapshot_file::{SnapshotEncoder, SnapshotReader, SnapshotStore};
 use crate::types::{
     RaftEntry, RaftLogId, Response, SnapshotMeta, StoredMembership, TypeConfig, log_id, raft_log_id,
 };
@@ -184,25 +184,11 @@ impl StateMachine {
     }
 
     fn apply_entry(&mut self, entry: &RaftEntry) -> Response {
-        let id = log_id(&entry.log_id);
-        let Applied {
-            version,
-            answer,
-            changes,
-        } = match &entry.payload {
-            EntryPayload::Normal(payload) => self.machine.apply(id, Entry::Command(&payload.0)),
-            EntryPayload::Blank | EntryPayload::Membership(_) => {
-                self.machine.apply(id, Entry::Blank)
-            }
-        };
+        let response = apply_to(&mut self.machine, self.shared.history.as_ref(), entry);
         if let Some(membership) = entry.payload.get_membership() {
             self.membership = StoredMembership::new(Some(entry.log_id), membership);
         }
-        if id.index > self.shared.history.applied() {
-            let records = changes.iter().filter_map(history_record).collect();
-            self.shared.history.record(id.index, records);
-        }
-        Response { version, answer }
+        response
     }
 
     fn publish(&self) {
@@ -316,6 +302,28 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
+/// Applies an entry to a machine and hands what it changed to the history.
+pub(crate) fn apply_to(
+    machine: &mut Machine,
+    history: &dyn History,
+    entry: &RaftEntry,
+) -> Response {
+    let id = log_id(&entry.log_id);
+    let Applied {
+        version,
+        answer,
+        changes,
+    } = match &entry.payload {
+        EntryPayload::Normal(payload) => machine.apply(id, Entry::Command(&payload.0)),
+        EntryPayload::Blank | EntryPayload::Membership(_) => machine.apply(id, Entry::Blank),
+    };
+    if id.index > history.applied() {
+        let records = changes.iter().filter_map(history_record).collect();
+        history.record(id.index, records);
+    }
+    Response { version, answer }
+}
+
 fn meta_of(machine: &Machine, membership: &StoredMembership) -> SnapshotMeta {
     SnapshotMeta {
         last_log_id: machine.applied().map(raft_log_id),
@@ -333,8 +341,7 @@ pub(crate) fn read_meta(cluster: ClusterId, reader: &SnapshotReader) -> io::Resu
 }
 
 fn read_header(cluster: ClusterId, reader: &SnapshotReader) -> io::Result<SnapshotHeader> {
-    let header: SnapshotHeader =
-        codec::decode(HEADER_FORMAT, reader.header()).map_err(io::Error::other)?;
+    let header = any_header(reader)?;
     if header.head.cluster != cluster {
         let found = header.head.cluster;
         return Err(io::Error::other(format!(
@@ -350,29 +357,38 @@ fn write(
     shared: &Shared,
 ) -> io::Result<SnapshotFile> {
     let version = machine.version().get();
-    let header = SnapshotHeader {
-        head: machine.head(),
-        membership: membership.clone(),
-    };
-    let header = codec::encode(HEADER_FORMAT, &header).map_err(io::Error::other)?;
+    let header = header_of(machine, membership)?;
     let mut writer = shared.snapshots.create(version, &header)?;
-    for record in machine.records() {
-        writer.push(&record_bytes(&record)?)?;
-    }
-    shared.history.drain()?;
-    shared
-        .history
-        .for_each_up_to(version, &mut |line: HistoryRecord| {
-            writer.push(&record_bytes(&SnapshotRecord::History(
-                line.object,
-                line.version,
-                line.body,
-            ))?)
-        })?;
+    write_records(machine, shared.history.as_ref(), writer.encoder())?;
     writer.finish()?;
     Ok(SnapshotFile {
         store: shared.snapshots.clone(),
         version,
+    })
+}
+
+/// The header of a snapshot.
+pub(crate) fn header_of(machine: &Machine, membership: &StoredMembership) -> io::Result<Bytes> {
+    let header = SnapshotHeader {
+        head: machine.head(),
+        membership: membership.clone(),
+    };
+    codec::encode(HEADER_FORMAT, &header).map_err(io::Error::other)
+}
+
+/// The machine, then the history up to its version.
+pub(crate) fn write_records<W: io::Write>(
+    machine: &Machine,
+    history: &dyn History,
+    out: &mut SnapshotEncoder<W>,
+) -> io::Result<()> {
+    for record in machine.records() {
+        out.push(&record_bytes(&record)?)?;
+    }
+    history.drain()?;
+    history.for_each_up_to(machine.version().get(), &mut |line: HistoryRecord| {
+        let line = SnapshotRecord::History(line.object, line.version, line.body);
+        out.push(&record_bytes(&line)?)
     })
 }
 
@@ -394,20 +410,37 @@ fn adopt(own: &SnapshotStore, reader: &SnapshotReader) -> io::Result<()> {
     }
 }
 
+fn any_header(reader: &SnapshotReader) -> io::Result<SnapshotHeader> {
+    codec::decode(HEADER_FORMAT, reader.header()).map_err(io::Error::other)
+}
+
 fn load(cluster: ClusterId, reader: &SnapshotReader) -> io::Result<(Machine, StoredMembership)> {
     let header = read_header(cluster, reader)?;
-    let mut machine = Machine::from_head(&header.head);
+    Ok((load_machine(&header.head, reader)?, header.membership))
+}
+
+/// The scalars of a snapshot, of whichever cluster.
+pub(crate) fn head_of(reader: &SnapshotReader) -> io::Result<MachineHead> {
+    Ok(any_header(reader)?.head)
+}
+
+/// The machine of a snapshot, of whichever cluster.
+pub(crate) fn load_machine(head: &MachineHead, reader: &SnapshotReader) -> io::Result<Machine> {
+    let mut machine = Machine::from_head(head);
     for record in reader.records() {
         match parse_record(&record.map_err(io::Error::other)?)? {
             SnapshotRecord::History(..) => break, // The machine's records come first.
             record => machine.load(record),
         }
     }
-    let machine = machine.loaded(&header.head).map_err(io::Error::other)?;
-    Ok((machine, header.membership))
+    machine.loaded(head).map_err(io::Error::other)
 }
 
-fn refill(history: &dyn History, applied: u64, reader: &SnapshotReader) -> io::Result<()> {
+pub(crate) fn refill(
+    history: &dyn History,
+    applied: u64,
+    reader: &SnapshotReader,
+) -> io::Result<()> {
     let mut lines = reader.records().filter_map(|record| {
         let record = record
             .map_err(io::Error::other)

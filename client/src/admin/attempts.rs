@@ -140,6 +140,19 @@ impl Pool {
         }
     }
 
+    /// How many endpoints there are.
+    pub(crate) fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Opens a connection of its own to an endpoint.
+    pub(crate) async fn open(&self, at: usize) -> Result<Connection, Error> {
+        match self.endpoints.get(at) {
+            Some(endpoint) => Connection::open(self.connector.as_ref(), endpoint).await,
+            None => Err(Error::unreachable("there is no such endpoint")),
+        }
+    }
+
     pub(crate) fn reseed(&self, seed: u64) {
         *locked(&self.rng) = StdRng::seed_from_u64(seed);
     }

@@ -5,6 +5,7 @@
 //! is a client of the HTTP surface, through `pennon-client`, and could be written by anybody. A
 //! command returns a `Failure` instead of printing it, so that exit codes are chosen in one place.
 
+mod backup;
 mod cluster;
 mod connection;
 mod delivery;
@@ -52,6 +53,7 @@ Examples:
   pennon eval checkout.new-ui --env production --subject user-42 --attr country=DE
   pennon explain checkout.new-ui --env production --subject user-42
   pennon cluster status
+  pennon backup flags.backup                     everything, at one version
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 version conflict, 5 no leader or unreachable,
 6 denied, 7 check failed, 8 staler than asked for, 9 outcome unknown, 124 timeout."
@@ -101,6 +103,12 @@ enum Command {
     /// The cluster itself
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Save everything, with its history, to a file; or check such a file
+    Backup(backup::BackupCommand),
+    /// Bring the flags of a backup back into a running cluster, as one change
+    Restore(backup::RestoreCommand),
+    /// Begin a new cluster from a backup, or from what one node of a lost cluster has left
+    Recover(backup::RecoverCommand),
 }
 
 /// The table of commands, without the options of a connection in the help of those that have none.
@@ -114,6 +122,14 @@ fn command() -> clap::Command {
     command
         .mut_subcommand("serve", without)
         .mut_subcommand("dev", without)
+        .mut_subcommand("recover", |command| {
+            command.args(
+                hidden
+                    .iter()
+                    .filter(|argument| argument.get_id() != "output")
+                    .cloned(),
+            )
+        })
 }
 
 /// Runs the command that the process was started with.
@@ -171,6 +187,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Status(command) => delivery::status(command, connection.asking()?).await,
         Command::Watch(command) => watch::run(command, connection.asking()?).await,
         Command::Cluster(command) => cluster::run(command, connection.asking()?).await,
+        Command::Backup(command) => backup::backup(command, connection.asking()?).await,
+        Command::Restore(command) => backup::restore(command, connection.asking()?).await,
+        Command::Recover(command) => backup::recover(command, &connection.terminal()),
     }
 }
 

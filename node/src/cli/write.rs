@@ -122,7 +122,7 @@ const ACK_MAX: Duration = Duration::from_secs(60);
 const ACTOR: HeaderName = HeaderName::from_static("pennon-actor");
 
 /// What must be so for a write to happen.
-enum Precondition {
+pub(crate) enum Precondition {
     Absent,
     At(Version),
     Anything,
@@ -371,7 +371,7 @@ fn again(failure: Failure, retry: &str, verb: &str) -> Failure {
 }
 
 /// Sends a write in the name of whoever is logged in.
-async fn send(
+pub(crate) async fn send(
     asking: &Asking,
     method: Method,
     path: String,
@@ -398,7 +398,7 @@ async fn send(
 
 impl ReasonArgs {
     /// Adds what the node is to be told besides the change itself.
-    fn onto(&self, asking: &Asking, path: String) -> String {
+    pub(crate) fn onto(&self, asking: &Asking, path: String) -> String {
         let mut query = Vec::new();
         if let Some(reason) = &self.reason {
             query.push(format!("reason={}", encoded(reason)));
@@ -415,6 +415,7 @@ impl ReasonArgs {
         }
         match query.is_empty() {
             true => path,
+            false if path.contains('?') => format!("{path}&{}", query.join("&")),
             false => format!("{path}?{}", query.join("&")),
         }
     }

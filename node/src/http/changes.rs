@@ -5,6 +5,7 @@
 //! request.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pennon_evaluator::{EnvironmentKey, Fault, Version};
 use pennon_raft_store::command::{Expected, ObjectId, ObjectKind, WriteResult};
@@ -31,6 +32,8 @@ const FIELDS: [&str; 6] = [
     "expected_version",
 ];
 
+const NAMED_FIELDS: [&str; 4] = ["kind", "environment", "key", "value"];
+
 /// Makes the changes in the body.
 pub(crate) async fn post(call: Call) -> Result<Answer, Problem> {
     if call.expected()?.is_some() {
@@ -43,7 +46,7 @@ pub(crate) async fn post(call: Call) -> Result<Answer, Problem> {
         .iter()
         .map(|write| write.ask == Ask::Delete)
         .collect();
-    let done = write::submit(&call, writes, true).await?;
+    let done = write::submit(&call, writes, None, true).await?;
     let by_object: BTreeMap<_, _> = done
         .results
         .iter()
@@ -112,45 +115,90 @@ fn writes(body: Value) -> Result<Vec<AskedWrite>, Vec<Fault>> {
     }
 }
 
-/// One item of the list while it is read.
+/// Reads a list of objects with their values. `at`: the pointer to the list.
+pub(crate) fn named_values(
+    at: &str,
+    items: Vec<Value>,
+) -> Result<BTreeMap<ObjectId, Arc<str>>, Vec<Fault>> {
+    let (mut objects, mut faults) = (BTreeMap::new(), Vec::new());
+    for (n, item) in items.into_iter().enumerate() {
+        let pointer = format!("{at}/{n}");
+        match Item::open(&pointer, item, &NAMED_FIELDS).and_then(Item::named_value) {
+            Ok((object, _)) if objects.contains_key(&object) => {
+                let message = format!("{object} is in the list twice");
+                faults.push(Fault::new(pointer, message));
+            }
+            Ok((object, value)) => {
+                objects.insert(object, value);
+            }
+            Err(of_item) => faults.extend(of_item),
+        }
+        if faults.len() >= FAULTS_MAX {
+            break;
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(objects),
+        false => Err(faults),
+    }
+}
+
+/// One item of a list while it is read.
 struct Item {
-    at: usize,
+    at: String,
     fields: Map<String, Value>,
     faults: Vec<Fault>,
 }
 
 impl Item {
-    fn read(at: usize, item: Value) -> Result<AskedWrite, Vec<Fault>> {
+    fn open(at: &str, item: Value, known: &[&str]) -> Result<Self, Vec<Fault>> {
         let fields = match item {
             Value::Object(fields) => fields,
             other => {
                 let message = format!(
-                    "must be a write {{op, kind, key, …}}, not {}",
+                    "must be {{{}}}, not {}",
+                    known.join(", "),
                     json_kind(&other)
                 );
-                return Err(vec![Fault::new(format!("/{at}"), message)]);
+                return Err(vec![Fault::new(at, message)]);
             }
         };
         let mut item = Self {
-            at,
+            at: at.to_owned(),
             fields,
             faults: Vec::new(),
         };
         let unknown: Vec<_> = item
             .fields
             .keys()
-            .filter(|name| !FIELDS.contains(&name.as_str()))
+            .filter(|name| !known.contains(&name.as_str()))
             .cloned()
             .collect();
         for name in unknown {
             item.fault(
                 &name,
-                format!(
-                    "there is no field {name:?}; known are {}",
-                    FIELDS.join(", ")
-                ),
+                format!("there is no field {name:?}; known are {}", known.join(", ")),
             );
         }
+        Ok(item)
+    }
+
+    fn named_value(mut self) -> Result<(ObjectId, Arc<str>), Vec<Fault>> {
+        let object = self.object();
+        let value = self.fields.remove("value");
+        if value.is_none() {
+            self.fault("value", "the field \"value\" is required");
+        }
+        match (object, value) {
+            (Some(object), Some(value)) if self.faults.is_empty() => {
+                Ok((object, value.to_string().into()))
+            }
+            _ => Err(self.faults),
+        }
+    }
+
+    fn read(at: usize, item: Value) -> Result<AskedWrite, Vec<Fault>> {
+        let mut item = Self::open(&format!("/{at}"), item, &FIELDS)?;
         let object = item.object();
         let ask = item.ask();
         let expected = item.expected();
@@ -167,7 +215,7 @@ impl Item {
     fn fault(&mut self, field: &str, message: impl Into<String>) {
         let field = field.replace('~', "~0").replace('/', "~1");
         self.faults
-            .push(Fault::new(format!("/{}/{field}", self.at), message));
+            .push(Fault::new(format!("{}/{field}", self.at), message));
     }
 
     /// A field that must be a string.

@@ -9,6 +9,7 @@ use crate::core::Core;
 
 mod answer;
 mod applications;
+mod backup;
 mod call;
 mod changes;
 mod cluster;

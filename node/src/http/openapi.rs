@@ -262,6 +262,9 @@ fn responses(route: &Route) -> Value {
             let frames = json!({ "type": "string", "format": "binary", "description": "The same messages as frames." });
             json!({ MEDIA_TYPE_EVENTS: { "schema": text }, MEDIA_TYPE_FRAMES: { "schema": frames } })
         }
+        Gives::Bytes(media_type) => {
+            json!({ media_type: { "schema": { "type": "string", "format": "binary" } } })
+        }
         Gives::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Gives::Nothing => Value::Null,
     };

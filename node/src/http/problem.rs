@@ -47,6 +47,7 @@ pub(crate) enum Slug {
     RequestTimeout,
     NotReady,
     MembershipRefused,
+    StateMoved,
     Internal,
 }
 
@@ -62,7 +63,7 @@ struct Meaning {
 }
 
 /// In the order of [`Slug`].
-static MEANINGS: [Meaning; 22] = [
+static MEANINGS: [Meaning; 23] = [
     Meaning {
         slug: Slug::VersionConflict,
         word: "version-conflict",
@@ -249,6 +250,15 @@ static MEANINGS: [Meaning; 22] = [
         schema: "Problem",
     },
     Meaning {
+        slug: Slug::StateMoved,
+        word: "state-moved",
+        status: StatusCode::PRECONDITION_FAILED,
+        title: "something was written meanwhile",
+        explanation: "A restore is applied only onto the ground state that it was compared with. Nothing was changed. \
+         Look at what differs again, and restore onto the digest that is named there.",
+        schema: "Problem",
+    },
+    Meaning {
         slug: Slug::Internal,
         word: "internal",
         status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -342,7 +352,6 @@ impl Problem {
         self.header(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))
     }
 
-    #[cfg(test)]
     pub(crate) fn slug(&self) -> Slug {
         self.0.slug
     }
@@ -601,6 +610,7 @@ impl Problem {
             )
             .with("quota", what.clone())
             .with("max", *max),
+            Refusal::Moved => super::backup::moved(),
         }
     }
 }

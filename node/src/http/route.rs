@@ -138,6 +138,8 @@ pub(crate) enum Gives {
     Json { schema: &'static str, etag: bool },
     /// A stream of messages.
     Stream,
+    /// A file of this media type.
+    Bytes(&'static str),
     /// Text for people.
     Text,
     /// No body.
@@ -167,7 +169,8 @@ impl Route {
     /// evaluator.
     pub(crate) fn is_change(&self) -> bool {
         let receipt = matches!(self.gives, Gives::Nothing);
-        self.conditions.is_write() || self.permission == Permission::Admin || receipt
+        let admin = self.permission == Permission::Admin && self.method != Verb::Get;
+        self.conditions.is_write() || admin || receipt
     }
 
     /// The query parameters.

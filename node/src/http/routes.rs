@@ -15,8 +15,8 @@ use super::App;
 use super::problem::Slug;
 use super::route::{Body, Conditions, Gives, Permission, Route, Verb};
 use super::{
-    applications, changes, cluster, dispatch, environments, evaluate, flags, health, openapi,
-    policies, receipts, segments, settings, snapshots, states, stream,
+    applications, backup, changes, cluster, dispatch, environments, evaluate, flags, health,
+    openapi, policies, receipts, segments, settings, snapshots, states, stream,
 };
 
 /// Every path and method.
@@ -411,6 +411,42 @@ pub(crate) static ROUTES: &[Route] = &[
         |call| Box::pin(cluster::remove(call)),
     ),
     Route {
+        permission: Permission::Admin,
+        tag: "cluster",
+        query: &[READ],
+        min_version: true,
+        gives: Gives::Bytes(backup::MEDIA_TYPE),
+        errors: READ_ERRORS,
+        ..node(
+            "/v1/backup",
+            "backup",
+            "Everything with its history, at one version, as a file for `pennon backup verify`, `restore` and `recover`.",
+            |call| Box::pin(backup::backup(call)),
+        )
+    },
+    Route {
+        method: Verb::Post,
+        permission: Permission::Admin,
+        tag: "cluster",
+        body: Some(Body {
+            schema: "RestoreRequest",
+            max: RESTORE_LEN_MAX,
+        }),
+        query: &[RESTORE, WRITE],
+        conditions: Conditions::WriteInBody,
+        gives: Gives::Json {
+            schema: "Restored",
+            etag: false,
+        },
+        errors: RESTORE_ERRORS,
+        ..node(
+            "/v1/cluster:restore",
+            "restore",
+            "Makes the ground state exactly this, as one change; what is not in the body is deleted.",
+            |call| Box::pin(backup::restore(call)),
+        )
+    },
+    Route {
         gives: Gives::Json {
             schema: "Alive",
             etag: false,
@@ -482,8 +518,14 @@ mod tests {
     fn writes_take_what_a_write_takes() {
         for route in ROUTES {
             let writes = matches!(route.permission, Permission::Write { .. });
-            assert_eq!(writes, route.conditions.is_write(), "{}", route.path);
-            let waits = writes || route.permission == Permission::Admin;
+            let admin = route.permission == Permission::Admin;
+            assert!(!writes || route.conditions.is_write(), "{}", route.path);
+            assert!(
+                writes || admin || !route.conditions.is_write(),
+                "{}",
+                route.path
+            );
+            let waits = writes || (admin && route.method != Verb::Get);
             let timeout = route.params().any(|param| param.name == "timeout");
             assert_eq!(waits, timeout, "{}", route.path);
             assert!(!waits || route.is_change(), "{}", route.path);

@@ -413,6 +413,30 @@ fn node() -> Value {
             "name": { "type": "string" },
             "role": { "enum": ["voter", "learner", "removed"] },
         })),
+        "RestoreRequest": object("A whole ground state.", json!({
+            "objects": list_of(object("One object of all that there shall be.", json!({
+                "kind": { "enum": ObjectKind::ALL.map(ObjectKind::as_str) },
+                "environment?": to("Key"),
+                "key": text,
+                "value": {},
+            }))),
+        })),
+        "Restored": object("What a restore changed, or would change.", json!({
+            "version": to("Version"),
+            "onto": { "type": "string", "description": "The digest of the ground state that it was compared with." },
+            "created": { "type": "integer" },
+            "changed": { "type": "integer" },
+            "deleted": { "type": "integer" },
+            "unchanged": { "type": "integer" },
+            "objects": list_of(object("One difference.", json!({
+                "op": { "enum": ["create", "change", "delete"] },
+                "kind": text,
+                "environment?": to("Key"),
+                "key": text,
+                "version?": { "$ref": "#/components/schemas/Version", "description": "The version that it had." },
+            }))),
+            "delivery?": to("WriteDelivery"),
+        })),
         "Cluster": object("The cluster as this node sees it.", json!({
             "cluster_id": text,
             "leader": number,

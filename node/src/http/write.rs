@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pennon_evaluator::Version;
+use pennon_evaluator::{Digest, Version};
 use pennon_raft_store::command::{
     Expected, ObjectId, Origin, Outcome, Refusal, RequestId, WriteResult,
 };
@@ -59,7 +59,7 @@ pub(crate) async fn one(
         ask,
         expected,
     };
-    let done = submit(call, vec![asked], false).await?;
+    let done = submit(call, vec![asked], None, false).await?;
     let Some(result) = done.results.first() else {
         return Err(Problem::internal("a write of one object has no result"));
     };
@@ -83,10 +83,12 @@ pub(crate) fn required(call: &Call) -> Result<Expected, Problem> {
     call.expected()?.ok_or_else(Problem::precondition_required)
 }
 
-/// Writes a change set. `in_list`: the body is a list of writes with their values.
+/// Writes a change set. `onto`: a restore, see [`ChangeRequest::onto`]. `in_list`: the body is a list
+/// of writes with their values.
 pub(crate) async fn submit(
     call: &Call,
     writes: Vec<AskedWrite>,
+    onto: Option<Digest>,
     in_list: bool,
 ) -> Result<Done, Problem> {
     let timeout = call.duration("timeout", TIMEOUT_DEFAULT, TIMEOUT_MAX)?;
@@ -97,6 +99,7 @@ pub(crate) async fn submit(
     let deadline = Instant::now() + timeout;
     let written: Vec<ObjectId> = writes.iter().map(|write| write.object.clone()).collect();
     let request = ChangeRequest {
+        onto,
         writes,
         origin: origin(call)?,
     };

@@ -143,7 +143,11 @@ pub(super) mod tests {
             reason: None,
         };
         let mut draft = Draft::on(machine);
-        let Planned::Batched(item, _) = draft.plan(&ChangeRequest { writes, origin }) else {
+        let Planned::Batched(item, _) = draft.plan(&ChangeRequest {
+            writes,
+            onto: None,
+            origin,
+        }) else {
             panic!()
         };
         let batch = command::Batch {

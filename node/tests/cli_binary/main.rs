@@ -1,6 +1,6 @@
 //! The real binary, as a person uses it: real processes, directories and ports of their own.
 //!
-//! `commands` talks to one node with every client command, `explain` with that one, `outputs` looks
+//! `backups` saves, restores and recovers, `commands` talks to one node with every client command, `explain` with that one, `outputs` looks
 //! at what is printed, `nodes` starts and stops nodes and clusters.
 //! Everything waits for conditions with a deadline, and every process is killed by its own id when
 //! its test ends, however that ends.
@@ -11,6 +11,7 @@
     reason = "helpers of tests may panic"
 )]
 
+mod backups;
 mod commands;
 mod explain;
 mod nodes;

@@ -55,6 +55,8 @@ pub(crate) async fn start(network: &MemoryNetwork, options: NodeOptions, seed: u
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
+    /// The same as text, as far as it is any.
     pub(crate) text: String,
     pub(crate) json: Value,
 }
@@ -195,11 +197,13 @@ impl Api {
             .await
             .expect("a body in time")
             .unwrap();
-        let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+        let bytes = body.to_bytes();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
         let reply = Reply {
             status: head.status,
             headers: head.headers,
+            bytes,
             text,
             json,
         };

@@ -11,6 +11,7 @@
 mod full_disk;
 mod learners;
 mod receipts;
+mod recover;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +148,7 @@ fn put(object: ObjectId, json: &str, expected: Expected) -> AskedWrite {
 
 fn request(writes: Vec<AskedWrite>) -> ChangeRequest {
     ChangeRequest {
+        onto: None,
         writes,
         origin: Origin {
             actor: "sim".into(),

@@ -7,7 +7,8 @@ use pennon_evaluator::{EnvironmentKey, StateKey, Version};
 use serde::{Deserialize, Serialize};
 
 use super::{Compiled, Machine, MachineHead, Object, object_hash};
-use crate::command::{CompiledChange, ObjectId, ObjectKind};
+use crate::command::{ClusterId, CompiledChange, ObjectId, ObjectKind};
+use crate::log::LogId;
 
 /// One record of a snapshot, in the order it must be loaded: environments come before what lives
 /// in them because objects are written in their order. Grows at the end only.
@@ -105,6 +106,25 @@ impl Machine {
             SnapshotRecord::Request(seen) => self.window.restore(seen),
             SnapshotRecord::History(..) => {}
         }
+    }
+
+    /// The same state as the first of a new cluster, with versions that begin `skipped` after its
+    /// last one; `None` when there are not so many (D1). Whoever has an earlier version starts over.
+    pub(crate) fn into_new_cluster(mut self, cluster: ClusterId, skipped: u64) -> Option<Self> {
+        const FIRST: LogId = LogId { term: 1, index: 1 };
+        let first = self.version().get().checked_add(skipped)?;
+        let version = Version::new(first)?;
+        self.cluster = cluster;
+        self.version_base = first - FIRST.index;
+        self.applied = Some(FIRST);
+        let environments: Vec<EnvironmentKey> = self.environments.keys().cloned().collect();
+        for environment in environments {
+            if let Some(here) = self.environments.get_mut(&environment) {
+                here.recent.clear();
+                (here.changed_at, here.floor) = (version, version); // I6, I8
+            }
+        }
+        Some(self)
     }
 
     /// Checks that what was loaded is what was stored.

@@ -32,7 +32,12 @@ impl fmt::Debug for SnapshotReader {
 }
 
 impl SnapshotReader {
-    pub(super) fn open(disk: &dyn Disk, path: String) -> Result<SnapshotReader, SnapshotError> {
+    /// Opens a file, wherever it is, and checks all of it.
+    ///
+    /// # Errors
+    /// `Damaged`, or `Io` (`NotFound` among them).
+    pub fn open(disk: &dyn Disk, path: impl Into<String>) -> Result<SnapshotReader, SnapshotError> {
+        let path = path.into();
         let opened = disk
             .open(&path, Open::Existing)
             .and_then(|file| Ok((file.len()?, file)));

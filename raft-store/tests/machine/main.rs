@@ -14,6 +14,7 @@ mod experiments;
 mod experiments_property;
 mod hostile;
 mod property;
+mod restore;
 mod scripts;
 mod settings;
 mod support;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use crate::support::*;
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Put(u8),
     Policy(u8, u8, bool),
     Switch(u8, bool),
@@ -23,7 +23,7 @@ enum Step {
     Environment(bool),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0..5u8).prop_map(Step::Put),
         (0..5u8, 0..5u8, any::<bool>()).prop_map(|(a, b, c)| Step::Policy(a, b, c)),
@@ -36,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn ask(step: &Step, n: usize) -> ChangeRequest {
+pub(crate) fn ask(step: &Step, n: usize) -> ChangeRequest {
     let name = |k: &u8| format!("f{k}");
     let writes = match step {
         Step::Put(k) => vec![put(

@@ -298,5 +298,6 @@ fn why(refusal: &Refusal) -> String {
         Refusal::InUse { object, users } => format!("{object} is used by {}", users.join("; ")),
         Refusal::IdempotencyMismatch { key } => format!("{key} was another request"),
         Refusal::Quota { what, max } => format!("at most {max} {what}"),
+        Refusal::Moved => "the ground state is another one".into(),
     }
 }

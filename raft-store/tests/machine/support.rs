@@ -176,6 +176,7 @@ pub(crate) fn if_at(mut write: AskedWrite, expected: Expected) -> AskedWrite {
 
 pub(crate) fn request(writes: Vec<AskedWrite>) -> ChangeRequest {
     ChangeRequest {
+        onto: None,
         writes,
         origin: Origin {
             actor: "t".into(),

@@ -186,6 +186,7 @@ fn written(machine: &mut Machine, sets: Vec<(Vec<AskedWrite>, Option<&str>)>) ->
     let mut items = Vec::new();
     for (writes, key) in sets {
         let request = ChangeRequest {
+            onto: None,
             writes,
             origin: origin(key),
         };

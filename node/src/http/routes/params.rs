@@ -162,3 +162,33 @@ pub(super) const WRITE_ERRORS: &[Slug] = &[
     Slug::OutcomeUnknown,
     Slug::Forbidden,
 ];
+
+/// The longest body of a restore, in bytes.
+pub(super) const RESTORE_LEN_MAX: usize = 256 << 20;
+
+pub(super) const RESTORE: &[Param] = &[
+    param(
+        "dry_run",
+        ParamKind::Word(&["true", "false"]),
+        "true: only say what would change.",
+    ),
+    param(
+        "onto",
+        ParamKind::Text { max: 32 },
+        "Only onto the ground state of this digest: the `onto` of a dry run.",
+    ),
+];
+
+pub(super) const RESTORE_ERRORS: &[Slug] = &[
+    Slug::NotFound,
+    Slug::StateMoved,
+    Slug::VersionConflict,
+    Slug::ReferenceInUse,
+    Slug::IdempotencyMismatch,
+    Slug::QuotaExceeded,
+    Slug::NoQuorum,
+    Slug::NotFreshEnough,
+    Slug::RateLimited,
+    Slug::OutcomeUnknown,
+    Slug::Forbidden,
+];
