@@ -10,6 +10,7 @@
 
 mod full_disk;
 mod learners;
+mod links;
 mod receipts;
 mod recover;
 

@@ -6,10 +6,10 @@ use pennon_node::delivery::{Delivery, Lag};
 use super::*;
 
 /// The staleness bound of an environment that says nothing of it.
-const BOUND_MS: u64 = 10_000;
+pub(crate) const BOUND_MS: u64 = 10_000;
 
 /// A client on a host of its own that knows one node.
-async fn client(cluster: &Cluster, id: &str, at: usize, seed: u64) -> Client {
+pub(crate) async fn client(cluster: &Cluster, id: &str, at: usize, seed: u64) -> Client {
     pennon_client::Client::builder([format!("http://{}", api(at))])
         .environment("production")
         .client_id(id)
@@ -22,13 +22,13 @@ async fn client(cluster: &Cluster, id: &str, at: usize, seed: u64) -> Client {
 }
 
 /// Switches the flag and waits for everybody.
-async fn switch(core: &Core, n: u32, within: Duration) -> (Version, Delivery) {
+pub(crate) async fn switch(core: &Core, n: u32, within: Duration) -> (Version, Delivery) {
     let version = version_of(&core.write(flag_on(n), WITHIN).await.unwrap());
     let delivery = core.delivery(&[environment()], version, within).await;
     (version, delivery)
 }
 
-fn laggards(delivery: &Delivery) -> Vec<(&str, Lag)> {
+pub(crate) fn laggards(delivery: &Delivery) -> Vec<(&str, Lag)> {
     let all = delivery.laggards.iter();
     all.map(|one| (one.id.as_str(), one.lag)).collect()
 }
