@@ -325,8 +325,7 @@ impl Round<'_> {
             Work::Seal => {
                 self.flush()?;
                 if !self.writer.sealed() || !self.writer.has_committed(self.committed) {
-                    self.add_committed();
-                    self.writer.write(true)?;
+                    self.writer.seal(self.committed)?;
                 }
             }
             Work::Vote(_) | Work::Nothing => {}

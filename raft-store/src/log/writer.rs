@@ -27,6 +27,9 @@ use crate::disk::{Disk, DiskFile, is_full};
 /// A buffer that an unusual batch made larger than this is given back.
 const BUFFER_KEPT: usize = 16 << 20;
 
+/// What a disk loses as one: a seal that stands in the block of what it seals goes with it.
+const BLOCK: u64 = 4096;
+
 /// The least length of a segment made from the space of the reserve file.
 const SHORT_SEGMENT: u64 = 1 << 20;
 
@@ -191,6 +194,27 @@ impl Writer {
             self.buffer.shrink_to(BATCH_HEADER_LEN);
         }
         Ok(placed)
+    }
+
+    /// Writes an empty batch behind the last one, so that later damage to that is seen: one that reaches into
+    /// the next block, and then another one there, which stays when the whole block of the last batch is
+    /// lost. When that is sealed already and only the commit index is new, one is enough.
+    pub(crate) fn seal(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let Active { number, end, .. } = self.parts.active;
+        let sealed = self.parts.sealed;
+        if !self.has_committed(committed) {
+            self.record_committed(committed);
+        }
+        // The last byte that matters is before the end.
+        let next_block = end.next_multiple_of(BLOCK);
+        while !sealed && end < next_block && end + batch_len(self.body_len()) < next_block {
+            self.record_committed(committed);
+        }
+        self.write(true)?;
+        if !sealed && end < next_block && self.parts.active.number == number {
+            self.write(true)?;
+        }
+        Ok(())
     }
 
     /// Begins the next segment, large enough for a batch of `len`.

@@ -283,6 +283,7 @@ fn a_failing_open_can_be_repeated() {
 fn a_full_disk_does_not_block_recovery() {
     let options = LogOptions {
         reserve_bytes: 64 << 10,
+        segment_bytes: 16 << 10,
         ..small()
     };
     let disk = MemoryDisk::new();
