@@ -13,6 +13,7 @@ mod decisions;
 mod experiments;
 mod experiments_property;
 mod hostile;
+mod hostile_property;
 mod property;
 mod restore;
 mod scripts;
