@@ -1,5 +1,4 @@
-//! The client for people and programs that write: flags, policies, segments, environments,
-//! applications, settings.
+//! The client for people and programs that write: flags, policies, segments, environments.
 //!
 //! What must hold: every write carries an idempotency key, so that sending it again is safe (I9);
 //! an error of which `outcome_unknown()` is true is the only way in which a write that may have

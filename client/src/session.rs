@@ -121,12 +121,13 @@ pub(crate) enum Effect {
         since: Option<Version>,
         cluster_id: Option<Arc<str>>,
     },
-    /// Open a connection and ask once.
+    /// Open a connection and ask once. What is not known of the endpoint is asked for, too.
     Poll {
         attempt: Attempt,
         endpoint: usize,
         since: Option<Version>,
         cluster_id: Option<Arc<str>>,
+        meta: Option<Meta>,
     },
     /// Let evaluations read what [`Session::held`] returns now.
     Publish,
@@ -345,17 +346,16 @@ impl Session {
         }
     }
 
-    /// The version that the node of the stream, or the one that answered the last poll, may be told.
+    /// The version that the node of the stream may be told, if there is a stream.
     fn applied(&self) -> Option<Version> {
-        let held = self.held.as_ref()?;
-        let ours = match &self.phase {
-            Phase::Streaming(Stream {
-                hello: Some(hello), ..
-            }) => held.cluster_id.as_ref() == Some(&hello.cluster_id),
-            Phase::Waiting { .. } => self.receipts.are_open(),
-            _ => false,
+        let Phase::Streaming(Stream {
+            hello: Some(hello), ..
+        }) = &self.phase
+        else {
+            return None;
         };
-        ours.then(|| held.snapshot.version())
+        let held = self.held.as_ref()?;
+        (held.cluster_id.as_ref() == Some(&hello.cluster_id)).then(|| held.snapshot.version())
     }
 
     fn acknowledge(&mut self, now: Duration) -> Option<Effect> {
@@ -490,14 +490,13 @@ impl Session {
             StreamMessage::Heartbeat { version } => (Intent::None, *version),
             _ => return Vec::new(),
         };
-        let heartbeat_ms = polls::heartbeat_ms(meta.bound_ms);
         let hello = StreamMessage::Hello {
             cluster_id: meta.cluster_id.to_string(),
             environment: self.settings.environment.clone(),
             intent,
             version,
             staleness_bound_ms: meta.bound_ms,
-            heartbeat_ms,
+            heartbeat_ms: 0,
         };
         let mut changed = false;
         for message in [hello, message] {
@@ -508,22 +507,14 @@ impl Session {
         }
         self.counters.polls += 1;
         let bound = self.held.as_ref().map(|held| held.bound());
-        self.polls.poll_came(&mut self.rng, now);
+        let at = self.endpoint();
+        self.polls.poll_came(at, meta, &mut self.rng, now);
         let pause = Polls::interval(bound.unwrap_or_default(), &mut self.rng);
-        let cluster_id = self.held.as_ref().and_then(|held| held.cluster_id.as_ref());
-        let is_of_it = cluster_id == Some(&meta.cluster_id);
-        if !is_of_it {
-            self.receipts.close();
+        let mut effects = self.close(now.saturating_add(pause));
+        if changed {
+            effects.insert(0, Effect::Publish);
         }
-        // The connection is gone with the answer. A receipt on its way goes on, and until the next
-        // failure the node that answered may be told.
-        self.connected_since = None;
-        let until = now.saturating_add(pause);
-        self.phase = Phase::Waiting { until };
-        match changed {
-            true => vec![Effect::Publish],
-            false => Vec::new(),
-        }
+        effects
     }
 
     /// Notes that a request failed, if that says something about streams; says whether the same
@@ -566,6 +557,7 @@ impl Session {
         self.attempts += 1;
         self.counters.connects += 1;
         self.connected_since = None;
+        self.receipts.close();
         let attempt = Attempt(self.attempts);
         let until = now.saturating_add(DIAL_TIME_MAX);
         let held = self.held.as_ref();
@@ -573,9 +565,6 @@ impl Session {
         let since = since.filter(|_| !self.full_wanted && self.is_known());
         let cluster_id = held.and_then(|held| held.cluster_id.clone());
         let (poll, endpoint) = (self.polls.is_next(now), self.endpoint());
-        if !poll {
-            self.receipts.close();
-        }
         self.phase = Phase::Dialing {
             attempt,
             until,
@@ -588,6 +577,7 @@ impl Session {
                 endpoint,
                 since,
                 cluster_id,
+                meta: self.polls.meta(endpoint, now),
             },
             false => Effect::Connect {
                 attempt,

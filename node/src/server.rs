@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pennon_raft_store::command::ClusterId;
+use pennon_raft_store::directory;
 use pennon_raft_store::disk::{Disk, Space, is_full};
 use pennon_raft_store::history::{History, HistoryOptions, MemoryHistory, Opened, SledHistory};
 use pennon_raft_store::identity::{DirectoryLock, Identity};
-use pennon_raft_store::log::{Flushing, LogIdentity, LogOptions, SegmentLog, give_up_reserve};
+use pennon_raft_store::log::{Flushing, LogOptions, SegmentLog, give_up_reserve};
 use pennon_raft_store::raft::{Blocking, Member, Raft, RaftOptions, RaftParts};
 use pennon_raft_store::snapshot_file::SnapshotStore;
 use rand::rngs::StdRng;
@@ -510,10 +511,12 @@ impl Shared {
         if self.raft.get().is_some() {
             return Ok(());
         }
-        let node = self.identity().node;
+        let identity = self.identity();
+        let node = identity.node;
         let space = Space::new(self.store.disk.clone(), self.options.min_free);
-        let opened = self.store.open_log(cluster, node, space.clone()).await?;
-        let (log, snapshots, history) = opened;
+        let opened = self.store.open_log(identity, space.clone()).await?;
+        let (log, snapshots, history, identity) = opened;
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
         let peers = PeerClient::new(self.connect.clone(), cluster);
         let parts = RaftParts {
             node,
@@ -669,12 +672,10 @@ impl Store {
 
     async fn open_log(
         &self,
-        cluster: ClusterId,
-        node: u64,
+        mut identity: Identity,
         space: Space,
-    ) -> Result<(SegmentLog, SnapshotStore, Arc<dyn History>), String> {
-        let (disk, directory, blocking) =
-            (self.disk.clone(), self.directory.clone(), self.blocking);
+    ) -> Result<(SegmentLog, SnapshotStore, Arc<dyn History>, Identity), String> {
+        let (disk, in_files, blocking) = (self.disk.clone(), self.directory.clone(), self.blocking);
         let opened = blocking.run(move || {
             let flushing = match blocking {
                 Blocking::Threads => Flushing::Thread,
@@ -684,17 +685,10 @@ impl Store {
                 flushing,
                 ..LogOptions::default()
             };
-            let identity = LogIdentity {
-                cluster: cluster.get(),
-                node,
-            };
-            let log =
-                SegmentLog::open(disk.clone(), options, identity).map_err(|why| why.to_string())?;
-            let spare = disk.clone();
-            let snapshots =
-                SnapshotStore::open_with(disk, space.clone()).map_err(|why| why.to_string())?;
-            let history = open_history(&*spare, directory, space)?;
-            Ok::<_, String>((log, snapshots, history))
+            let (log, snapshots) = directory::open(&disk, &mut identity, options, space.clone())
+                .map_err(|why| why.to_string())?;
+            let history = open_history(&*disk, in_files, space)?;
+            Ok::<_, String>((log, snapshots, history, identity))
         });
         opened.await.map_err(|why| why.to_string())?
     }
@@ -733,14 +727,8 @@ fn open_history(
 async fn identify(store: &Store, name: &str, random: &mut StdRng) -> Result<Identity, NodeError> {
     let (disk, name) = (store.disk.clone(), name.to_owned());
     let fresh = random.random_range(1..NODE_ID_MAX);
-    let found = store.blocking.run(move || {
-        if let Some(identity) = Identity::load(disk.as_ref())? {
-            identity.check(&name, identity.cluster)?;
-            return Ok(identity);
-        }
-        let identity = Identity::new(None, fresh, name);
-        identity.save(disk.as_ref())?;
-        Ok::<_, pennon_raft_store::log::OpenError>(identity)
-    });
+    let found = store
+        .blocking
+        .run(move || directory::identify(disk.as_ref(), &name, fresh));
     found.await.map_err(NodeError::new)?.map_err(NodeError::new)
 }

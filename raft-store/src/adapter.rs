@@ -195,6 +195,7 @@ mod tests {
         let history = Arc::new(MemoryHistory::new(HistoryOptions::default()));
         let (machine, _) = StateMachine::open(
             ClusterId::new(7),
+            None,
             snapshots,
             history,
             Blocking::Inline,

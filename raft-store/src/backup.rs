@@ -21,10 +21,11 @@ use openraft::Membership;
 use pennon_evaluator::Version;
 
 use crate::command::{ClusterId, Expected, ObjectId};
-use crate::disk::Disk;
+use crate::directory;
+use crate::disk::{Disk, Space};
 use crate::history::{History, HistoryOptions, MemoryHistory};
 use crate::identity::Identity;
-use crate::log::{Flushing, LogIdentity, LogOptions, LogStore, SegmentLog};
+use crate::log::{Flushing, LogOptions, LogStore};
 use crate::machine::Machine;
 use crate::plan::{Ask, AskedWrite};
 use crate::raft::Member;
@@ -225,24 +226,17 @@ pub fn recover(
 /// The state of a stopped node: its newest snapshot and everything in its log after it.
 fn survivor(disk: &Arc<dyn Disk>, history: &dyn History) -> io::Result<Machine> {
     let identity = Identity::load(disk.as_ref()).map_err(io::Error::other)?;
-    let (cluster, node) = match identity {
-        Some(Identity {
-            cluster: Some(cluster),
-            node,
-            ..
-        }) => (cluster, node),
-        Some(_) => {
-            return Err(io::Error::other(
-                "the node there never belonged to a cluster",
-            ));
-        }
-        None => {
-            return Err(io::Error::other(
-                "there is no node's data in that directory",
-            ));
-        }
+    let mut identity =
+        identity.ok_or_else(|| io::Error::other("there is no node's data in that directory"))?;
+    let cluster = identity
+        .cluster
+        .ok_or_else(|| io::Error::other("the node there never belonged to a cluster"))?;
+    let options = LogOptions {
+        flushing: Flushing::Inline,
+        ..LogOptions::default()
     };
-    let snapshots = SnapshotStore::open(disk.clone())?;
+    let opened = directory::open(disk, &mut identity, options, Space::unbounded());
+    let (log, snapshots) = opened.map_err(io::Error::other)?;
     let mut machine = match snapshots.newest()? {
         None => Machine::new(ClusterId::new(cluster)),
         Some(reader) => {
@@ -251,12 +245,6 @@ fn survivor(disk: &Arc<dyn Disk>, history: &dyn History) -> io::Result<Machine> 
             machine
         }
     };
-    let options = LogOptions {
-        flushing: Flushing::Inline,
-        ..LogOptions::default()
-    };
-    let identity = LogIdentity { cluster, node };
-    let log = SegmentLog::open(disk.clone(), options, identity).map_err(io::Error::other)?;
     let last = log.state().last.map_or(0, |id| id.index);
     loop {
         let next = machine.applied().map_or(0, |id| id.index + 1);

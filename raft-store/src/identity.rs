@@ -5,7 +5,7 @@
 //! with the way out in the message. The file is replaced as a whole (written aside, synced, renamed,
 //! directory synced), so it is always either the old one or the new one.
 //!
-//! Layout, little-endian: magic `PNid` | format u8 | flags u8 (1: has a cluster) | name length u16 |
+//! Layout, little-endian: magic `PNid` | format u8 | flags u8 (1: has a cluster, 2: its log was begun) | name length u16 |
 //! cluster u128 | node u64 | log format u8 | 7 zero bytes | name (UTF-8) | crc32 of all before.
 
 use std::fs::{File, OpenOptions};
@@ -21,6 +21,8 @@ const ASIDE: &str = "identity.new";
 pub(crate) const LOCK: &str = "LOCK";
 const MAGIC: [u8; 4] = *b"PNid";
 const FORMAT: u8 = 1;
+const HAS_CLUSTER: u8 = 1;
+const LOG_BEGUN: u8 = 2;
 const FIXED_LEN: usize = 40;
 const CRC_LEN: usize = 4;
 /// Longest node name, in bytes.
@@ -37,6 +39,8 @@ pub struct Identity {
     pub name: String,
     /// The format of the Raft log that the directory holds.
     pub log_format: u8,
+    /// Whether there has been a log: one that is missing then is lost, and not a new one.
+    pub log_begun: bool,
 }
 
 impl Identity {
@@ -47,6 +51,7 @@ impl Identity {
             node,
             name: name.into(),
             log_format: LOG_FORMAT,
+            log_begun: false,
         }
     }
 
@@ -137,7 +142,12 @@ fn encode(identity: &Identity) -> io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(FIXED_LEN + name.len() + CRC_LEN);
     out.extend_from_slice(&MAGIC);
     out.push(FORMAT);
-    out.push(u8::from(identity.cluster.is_some()));
+    let has_cluster = if identity.cluster.is_some() {
+        HAS_CLUSTER
+    } else {
+        0
+    };
+    out.push(has_cluster | if identity.log_begun { LOG_BEGUN } else { 0 });
     out.extend_from_slice(&(name.len() as u16).to_le_bytes());
     out.extend_from_slice(&identity.cluster.unwrap_or(0).to_le_bytes());
     out.extend_from_slice(&identity.node.to_le_bytes());
@@ -185,12 +195,15 @@ fn decode(bytes: &[u8]) -> Result<Identity, OpenError> {
     node.copy_from_slice(&fixed[24..32]);
     let name_len = usize::from(u16::from_le_bytes([fixed[6], fixed[7]]));
     match std::str::from_utf8(name) {
-        Ok(name) if name.len() == name_len && fixed[5] <= 1 => Ok(Identity {
-            cluster: (fixed[5] == 1).then(|| u128::from_le_bytes(cluster)),
-            node: u64::from_le_bytes(node),
-            name: name.to_owned(),
-            log_format: fixed[32],
-        }),
+        Ok(name) if name.len() == name_len && fixed[5] <= (HAS_CLUSTER | LOG_BEGUN) => {
+            Ok(Identity {
+                cluster: (fixed[5] & HAS_CLUSTER != 0).then(|| u128::from_le_bytes(cluster)),
+                node: u64::from_le_bytes(node),
+                name: name.to_owned(),
+                log_format: fixed[32],
+                log_begun: fixed[5] & LOG_BEGUN != 0,
+            })
+        }
         _ => Err(damaged(
             FIXED_LEN,
             "the name does not have the stated length, or is not text",
@@ -276,6 +289,13 @@ mod tests {
         let bytes = encode(&identity).unwrap();
         assert_eq!(hex(&bytes[..bytes.len() - 4]), FROZEN);
         assert_eq!(decode(&bytes).unwrap(), identity);
+        let begun = Identity {
+            log_begun: true,
+            ..identity
+        };
+        let bytes = encode(&begun).unwrap();
+        assert_eq!(bytes[5], 3);
+        assert_eq!(decode(&bytes).unwrap(), begun);
     }
 
     #[test]

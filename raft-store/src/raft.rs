@@ -281,8 +281,8 @@ impl Raft {
         let opening = {
             blocking
                 .run({
-                    let space = space.clone();
-                    move || StateMachine::open(cluster, snapshots, history, blocking, space)
+                    let (space, purged) = (space.clone(), log.state().purged);
+                    move || StateMachine::open(cluster, purged, snapshots, history, blocking, space)
                 })
                 .await?
         };

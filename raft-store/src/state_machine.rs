@@ -20,8 +20,10 @@ use tokio::sync::watch;
 
 use crate::codec;
 use crate::command::{Change, ClusterId};
+use crate::directory::{check_reach, newest_snapshot, not_loaded};
 use crate::disk::{Space, is_full};
 use crate::history::{History, HistoryRecord};
+use crate::log::LogId;
 use crate::machine::{Applied, Entry, Machine, MachineHead, SnapshotRecord, View};
 use crate::snapshot_file::{SnapshotEncoder, SnapshotReader, SnapshotStore};
 use crate::types::{
@@ -133,19 +135,22 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
-    /// Loads the newest whole snapshot, or starts empty, and brings the history in line with it.
+    /// Loads the newest whole snapshot, or starts empty when the log was never purged, and brings the
+    /// history in line with it.
     pub(crate) fn open(
         cluster: ClusterId,
+        purged: Option<LogId>,
         snapshots: SnapshotStore,
         history: Arc<dyn History>,
         blocking: Blocking,
         space: Space,
     ) -> io::Result<(Self, watch::Receiver<View>)> {
-        let newest = snapshots.newest().map_err(io::Error::other)?;
+        let newest = newest_snapshot(&snapshots, purged).map_err(io::Error::other)?;
         let (machine, membership, current) = match &newest {
             None => (Machine::new(cluster), StoredMembership::default(), None),
             Some(reader) => {
-                let (machine, membership) = load(cluster, reader)?;
+                let (machine, membership) =
+                    load(cluster, reader).map_err(|e| io::Error::other(not_loaded(reader, &e)))?;
                 let file = SnapshotFile {
                     store: snapshots.clone(),
                     version: reader.version(),
@@ -154,6 +159,7 @@ impl StateMachine {
                 (machine, membership, Some((meta, file)))
             }
         };
+        check_reach(machine.applied(), purged).map_err(io::Error::other)?;
         let applied = machine.applied().map_or(0, |id| id.index);
         if let Some(reader) = &newest
             && history.applied() < applied
@@ -344,9 +350,8 @@ fn read_header(cluster: ClusterId, reader: &SnapshotReader) -> io::Result<Snapsh
     let header = any_header(reader)?;
     if header.head.cluster != cluster {
         let found = header.head.cluster;
-        return Err(io::Error::other(format!(
-            "the snapshot belongs to cluster {found}, this node to {cluster}"
-        )));
+        let text = format!("the snapshot belongs to cluster {found}, this node to {cluster}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Ok(header)
 }

@@ -4,6 +4,8 @@
 
 use pennon_client::admin::Resource;
 
+use super::write::encoded;
+
 /// The applications, as a path.
 pub(crate) const APPLICATIONS: &str = "/v1/applications";
 
@@ -41,11 +43,11 @@ impl Place {
     }
 
     pub(crate) fn application(key: &str) -> Place {
-        Place::known("application", None, &Resource::application(key))
+        Place::global("application", APPLICATIONS, key)
     }
 
     pub(crate) fn setting(name: &str) -> Place {
-        Place::known("setting", None, &Resource::setting(name))
+        Place::global("setting", SETTINGS, name)
     }
 
     fn known(kind: &'static str, environment: Option<&str>, resource: &Resource) -> Place {
@@ -54,6 +56,15 @@ impl Place {
             environment: environment.map(str::to_owned),
             key: resource.key().to_owned(),
             path: resource.path(),
+        }
+    }
+
+    fn global(kind: &'static str, collection: &str, key: &str) -> Place {
+        Place {
+            kind,
+            environment: None,
+            key: key.to_owned(),
+            path: format!("{collection}/{}", encoded(key)),
         }
     }
 }

@@ -245,9 +245,9 @@ pub(crate) static ROUTES: &[Route] = &[
     Route {
         query: &[SNAPSHOT, READ],
         permission: Permission::Stream,
-        gives: Gives::Snapshot {
+        gives: Gives::Json {
             schema: "SnapshotAnswer",
-            newest: true,
+            etag: true,
         },
         ..derived(
             "/v1/environments/{environment}/snapshot",
@@ -260,9 +260,9 @@ pub(crate) static ROUTES: &[Route] = &[
         query: &[&[APP, WAIT]],
         min_version: false,
         permission: Permission::Stream,
-        gives: Gives::Snapshot {
+        gives: Gives::Json {
             schema: "ConfigSnapshot",
-            newest: false,
+            etag: true,
         },
         ..derived(
             "/v1/environments/{environment}/snapshots/{version}",
