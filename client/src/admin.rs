@@ -1,4 +1,5 @@
-//! The client for people and programs that write: flags, policies, segments, environments.
+//! The client for people and programs that write: flags, policies, segments, environments,
+//! applications, settings.
 //!
 //! What must hold: every write carries an idempotency key, so that sending it again is safe (I9);
 //! an error of which `outcome_unknown()` is true is the only way in which a write that may have

@@ -201,7 +201,7 @@ impl ClientBuilder {
 
     /// Sets whether to poll when streams do not get through, for example behind a proxy that holds
     /// them back; [`Polling::Auto`] unless set. Polls come at a third of the staleness bound, so a
-    /// change takes that long to arrive. Nodes cannot ask a client that polls for receipts.
+    /// change takes that long to arrive. It sends receipts, but nodes cannot ask it for one.
     pub fn polling(mut self, polling: Polling) -> ClientBuilder {
         self.polling = polling;
         self

@@ -1,11 +1,12 @@
-//! One poll: plain requests over one connection, and their answers read.
+//! One poll: a plain request over a connection of its own, and its answer read.
 //!
-//! What must hold: what is asked for begins with what is held, and a node of another cluster is asked
-//! for everything, because its versions mean other things; the age that an answer claims is the
-//! node's own (`Pennon-Staleness-Ms`), and an answer without one is none; reading JSON does not
+//! What must hold: what is asked for begins with what is held, and names its cluster, because a node of
+//! another one has other versions and gives everything; an answer that does not name its cluster, its
+//! staleness bound and its age (`Pennon-Staleness-Ms`, the node's own) is none; reading JSON does not
 //! hold up the runtime.
 //!
-//! Left out: when to poll (`session/polls.rs`), what becomes of the answer (`session.rs`).
+//! Left out: when to poll (`session/polls.rs`), what becomes of the answer (`session.rs`), receipts
+//! (`receipts.rs`).
 
 use std::sync::Arc;
 
@@ -13,9 +14,11 @@ use bytes::Bytes;
 use http::header::{ACCEPT, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
-use pennon_evaluator::wire::{FRAME_LEN_MAX_DEFAULT, HEADER_STALENESS_MS, StreamMessage};
-use pennon_evaluator::{Environment, EnvironmentKey, Version};
-use serde_json::Value;
+use pennon_evaluator::wire::{
+    FRAME_LEN_MAX_DEFAULT, HEADER_CLUSTER, HEADER_STALENESS_BOUND_MS, HEADER_STALENESS_MS,
+    StreamMessage,
+};
+use pennon_evaluator::{EnvironmentKey, Version};
 
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -24,18 +27,15 @@ use crate::readable::{self, Answer};
 use crate::session::{Meta, Polled};
 use crate::transport::{Refusal, refusal};
 
-/// The longest answer about cluster or environment, in bytes.
-const META_LEN_MAX: usize = 1 << 20;
-
 /// What to ask for.
 pub(crate) struct Poll {
     pub(crate) environment: String,
     pub(crate) application: Option<String>,
+    pub(crate) client_id: String,
     pub(crate) headers: HeaderMap,
     pub(crate) since: Option<Version>,
     /// The cluster of the state held.
     pub(crate) cluster_id: Option<Arc<str>>,
-    pub(crate) meta: Option<Meta>,
 }
 
 impl Poll {
@@ -45,32 +45,10 @@ impl Poll {
         mut connection: Connection,
         endpoint: Endpoint,
     ) -> Result<Polled, Refusal> {
-        let meta = match &self.meta {
-            Some(meta) => meta.clone(),
-            None => self.ask_meta(&mut connection, &endpoint).await?,
-        };
-        let ours = |ours: &Arc<str>| *ours == meta.cluster_id;
-        let since = self
-            .since
-            .filter(|_| self.cluster_id.as_ref().is_some_and(ours));
-        let mut path = self.path("/snapshot?consistency=stale");
-        let mut headers = self.headers.clone();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(application) = &self.application {
-            path.push_str(&format!("&app={}", http1::segment(application)));
-        }
-        if let Some(since) = since {
-            path.push_str(&format!("&since={since}"));
-            if let Ok(tag) = HeaderValue::from_str(&format!("\"{since}\"")) {
-                headers.insert(IF_NONE_MATCH, tag);
-            }
-        }
+        let (path, headers) = self.request();
         let response = send(&mut connection, &endpoint, path, headers).await?;
         let at = |error: Error| Refusal::no_answer(error.at(&endpoint));
-        let age = response.headers().get(HEADER_STALENESS_MS);
-        let age = age.and_then(|age| age.to_str().ok()?.parse().ok()); // I5
-        let none = || at(Error::protocol("the answer does not say how old it is"));
-        let fresh_age_ms = age.ok_or_else(none)?;
+        let (meta, fresh_age_ms) = said(response.headers()).map_err(at)?;
         let message = if response.status() == StatusCode::NOT_MODIFIED {
             let version = http1::version_of(response.headers());
             let none = || at(Error::protocol("the answer does not say its version"));
@@ -91,42 +69,41 @@ impl Poll {
         })
     }
 
-    /// Asks which cluster this is, and for the staleness bound of the environment.
-    async fn ask_meta(
-        &self,
-        connection: &mut Connection,
-        endpoint: &Endpoint,
-    ) -> Result<Meta, Refusal> {
-        let paths = ["/v1/cluster".to_owned(), self.path("?consistency=stale")];
-        let mut read = [Value::Null, Value::Null];
-        for (path, read) in paths.into_iter().zip(&mut read) {
-            let response = send(connection, endpoint, path, self.headers.clone()).await?;
-            let text = http1::read_body(response.into_body(), META_LEN_MAX).await;
-            let text = text.map_err(|e| Refusal::no_answer(e.at(endpoint)))?;
-            *read = serde_json::from_slice(&text).unwrap_or_default();
+    fn request(&self) -> (String, HeaderMap) {
+        let environment = http1::segment(&self.environment);
+        let client = http1::segment(&self.client_id);
+        let mut path =
+            format!("/v1/environments/{environment}/snapshot?consistency=stale&client={client}");
+        let mut headers = self.headers.clone();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(application) = &self.application {
+            path.push_str(&format!("&app={}", http1::segment(application)));
         }
-        let [cluster, environment] = read;
-        let bound = environment["value"].get("staleness_bound_ms");
-        let cluster_id = cluster["cluster_id"].as_str();
-        match (
-            cluster_id,
-            bound.map_or(Some(Environment::STALENESS_BOUND_MS_DEFAULT), Value::as_u64),
-        ) {
-            (Some(cluster_id), Some(bound_ms)) if environment["value"].is_object() => Ok(Meta {
-                cluster_id: cluster_id.into(),
-                bound_ms,
-            }),
-            _ => {
-                let why = "the answer does not say which cluster or what environment this is";
-                Err(Refusal::no_answer(Error::protocol(why).at(endpoint)))
+        // A version means something only beside its cluster.
+        if let Some((since, cluster_id)) = self.since.zip(self.cluster_id.as_deref()) {
+            let cluster_id = http1::segment(cluster_id);
+            path.push_str(&format!("&since={since}&cluster={cluster_id}"));
+            if let Ok(tag) = HeaderValue::from_str(&format!("\"{since}\"")) {
+                headers.insert(IF_NONE_MATCH, tag);
             }
         }
+        (path, headers)
     }
+}
 
-    fn path(&self, end: &str) -> String {
-        let environment = http1::segment(&self.environment);
-        format!("/v1/environments/{environment}{end}")
-    }
+/// What an answer says of itself: its cluster, the staleness bound, its age in milliseconds.
+fn said(headers: &HeaderMap) -> Result<(Meta, u64), Error> {
+    let said = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let number = |name| said(name).and_then(|text| text.parse().ok());
+    let none = |what| Error::protocol(format!("the answer does not say {what}"));
+    let age_ms = number(HEADER_STALENESS_MS).ok_or_else(|| none("how old it is"))?; // I5
+    let cluster_id = said(HEADER_CLUSTER).ok_or_else(|| none("which cluster it is of"))?; // I6
+    let bound_ms = number(HEADER_STALENESS_BOUND_MS);
+    let meta = Meta {
+        cluster_id: cluster_id.into(),
+        bound_ms: bound_ms.ok_or_else(|| none("its staleness bound"))?,
+    };
+    Ok((meta, age_ms))
 }
 
 async fn send(

@@ -1,4 +1,4 @@
-//! Sends receipts: one small request at a time, to the node that the stream is from.
+//! Sends receipts: one small request at a time, to the node that the stream, or the poll, is from.
 //!
 //! What must hold: nothing here can disturb the stream; whatever goes wrong is an outcome that is
 //! told. The connection is kept for the next receipt, so that a change of a flag in a large fleet
@@ -40,6 +40,11 @@ impl Receipts {
         self.endpoint = Some(endpoint.clone());
         let sending = deliver(kept.map(|(_, open)| open), connector, endpoint, outgoing);
         self.sending = Some((receipt, Box::pin(sending)));
+    }
+
+    /// Closes the connection if nothing is on its way over it: who polls needs it seldom.
+    pub(crate) fn rest(&mut self) {
+        self.kept = None;
     }
 
     /// Waits for the outcome of the one on its way. Dropping the future loses nothing.

@@ -121,13 +121,12 @@ pub(crate) enum Effect {
         since: Option<Version>,
         cluster_id: Option<Arc<str>>,
     },
-    /// Open a connection and ask once. What is not known of the endpoint is asked for, too.
+    /// Open a connection and ask once.
     Poll {
         attempt: Attempt,
         endpoint: usize,
         since: Option<Version>,
         cluster_id: Option<Arc<str>>,
-        meta: Option<Meta>,
     },
     /// Let evaluations read what [`Session::held`] returns now.
     Publish,
@@ -346,16 +345,17 @@ impl Session {
         }
     }
 
-    /// The version that the node of the stream may be told, if there is a stream.
+    /// The version that the node of the stream, or the one that answered the last poll, may be told.
     fn applied(&self) -> Option<Version> {
-        let Phase::Streaming(Stream {
-            hello: Some(hello), ..
-        }) = &self.phase
-        else {
-            return None;
-        };
         let held = self.held.as_ref()?;
-        (held.cluster_id.as_ref() == Some(&hello.cluster_id)).then(|| held.snapshot.version())
+        let ours = match &self.phase {
+            Phase::Streaming(Stream {
+                hello: Some(hello), ..
+            }) => held.cluster_id.as_ref() == Some(&hello.cluster_id),
+            Phase::Waiting { .. } => self.receipts.are_open(),
+            _ => false,
+        };
+        ours.then(|| held.snapshot.version())
     }
 
     fn acknowledge(&mut self, now: Duration) -> Option<Effect> {
@@ -490,13 +490,14 @@ impl Session {
             StreamMessage::Heartbeat { version } => (Intent::None, *version),
             _ => return Vec::new(),
         };
+        let heartbeat_ms = polls::heartbeat_ms(meta.bound_ms);
         let hello = StreamMessage::Hello {
             cluster_id: meta.cluster_id.to_string(),
             environment: self.settings.environment.clone(),
             intent,
             version,
             staleness_bound_ms: meta.bound_ms,
-            heartbeat_ms: 0,
+            heartbeat_ms,
         };
         let mut changed = false;
         for message in [hello, message] {
@@ -507,14 +508,22 @@ impl Session {
         }
         self.counters.polls += 1;
         let bound = self.held.as_ref().map(|held| held.bound());
-        let at = self.endpoint();
-        self.polls.poll_came(at, meta, &mut self.rng, now);
+        self.polls.poll_came(&mut self.rng, now);
         let pause = Polls::interval(bound.unwrap_or_default(), &mut self.rng);
-        let mut effects = self.close(now.saturating_add(pause));
-        if changed {
-            effects.insert(0, Effect::Publish);
+        let cluster_id = self.held.as_ref().and_then(|held| held.cluster_id.as_ref());
+        let is_of_it = cluster_id == Some(&meta.cluster_id);
+        if !is_of_it {
+            self.receipts.close();
         }
-        effects
+        // The connection is gone with the answer. A receipt on its way goes on, and until the next
+        // failure the node that answered may be told.
+        self.connected_since = None;
+        let until = now.saturating_add(pause);
+        self.phase = Phase::Waiting { until };
+        match changed {
+            true => vec![Effect::Publish],
+            false => Vec::new(),
+        }
     }
 
     /// Notes that a request failed, if that says something about streams; says whether the same
@@ -557,7 +566,6 @@ impl Session {
         self.attempts += 1;
         self.counters.connects += 1;
         self.connected_since = None;
-        self.receipts.close();
         let attempt = Attempt(self.attempts);
         let until = now.saturating_add(DIAL_TIME_MAX);
         let held = self.held.as_ref();
@@ -565,6 +573,9 @@ impl Session {
         let since = since.filter(|_| !self.full_wanted && self.is_known());
         let cluster_id = held.and_then(|held| held.cluster_id.clone());
         let (poll, endpoint) = (self.polls.is_next(now), self.endpoint());
+        if !poll {
+            self.receipts.close();
+        }
         self.phase = Phase::Dialing {
             attempt,
             until,
@@ -577,7 +588,6 @@ impl Session {
                 endpoint,
                 since,
                 cluster_id,
-                meta: self.polls.meta(endpoint, now),
             },
             false => Effect::Connect {
                 attempt,

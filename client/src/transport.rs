@@ -130,15 +130,15 @@ impl Driver {
                     endpoint,
                     since,
                     cluster_id,
-                    meta,
                 } => {
+                    self.receipts.rest();
                     let poll = Poll {
                         environment: self.environment.clone(),
                         application: self.application.clone(),
+                        client_id: self.client_id.clone(),
                         headers: self.headers(),
                         since,
                         cluster_id,
-                        meta,
                     };
                     self.connect(attempt, endpoint, Wanted::Poll(poll));
                 }

@@ -122,6 +122,26 @@ async fn typed_requests_have_the_paths_and_preconditions_of_the_contract() {
         );
     });
     assert_eq!(listed.await.unwrap().items[0].key, "f");
+
+    for (resource, path, all) in [
+        (Resource::application("a/b"), "a%2Fb", "/v1/applications"),
+        (Resource::setting("limits"), "limits", "/v1/settings"),
+    ] {
+        let path = format!("{all}/{path}");
+        let written = during(admin.put(&resource, &value, Expected::Exists), async || {
+            let request = next(&mut requests).await;
+            assert_eq!((&request.method, &request.path), (&Method::PUT, &path));
+            request.json(200, &[], WRITTEN);
+        });
+        written.await.unwrap();
+        let collection = resource.collection();
+        let listed = during(admin.list(&collection), async || {
+            let request = next(&mut requests).await;
+            assert_eq!(request.path, all);
+            request.json(200, &[], r#"{"items":[],"version":9}"#);
+        });
+        assert!(listed.await.unwrap().items.is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,26 +42,17 @@ async fn streams_and_polls_name_the_application() {
     let (net, mut requests) = Net::new();
     let polling = builder(&net).polling(Polling::Only).application("shop");
     let client = polling.start().unwrap();
-    while client.version().is_none() {
-        let Ok(request) = tokio::time::timeout(LONG, requests.recv()).await else {
-            panic!("no request");
-        };
-        let request = request.unwrap();
-        let headers = [("pennon-version", "4"), ("pennon-staleness-ms", "0")];
-        let body = match request.path.as_str() {
-            "/v1/cluster" => serde_json::json!({"cluster_id": "A"}),
-            "/v1/environments/production" => serde_json::json!({"value": {}}),
-            _ => {
-                assert_eq!(request.query["app"], "shop");
-                snapshot(0, 4).to_json().unwrap()
-            }
-        };
-        let last = request.path.ends_with("/snapshot");
-        request.json(200, &headers, &body.to_string());
-        if last {
-            client.ready(LONG).await.unwrap();
-        }
-    }
+    let request = requests.recv().await.unwrap();
+    assert_eq!(request.query["app"], "shop");
+    let headers = [
+        ("pennon-version", "4"),
+        ("pennon-staleness-ms", "0"),
+        ("pennon-cluster", "A"),
+        ("pennon-staleness-bound-ms", "10000"),
+    ];
+    let body = snapshot(0, 4).to_json().unwrap();
+    request.json(200, &headers, &body.to_string());
+    client.ready(LONG).await.unwrap();
 
     let (net, mut requests) = Net::new();
     let _client = builder(&net).start().unwrap();

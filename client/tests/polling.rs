@@ -20,6 +20,7 @@ fn builder(net: &Net) -> ClientBuilder {
     Client::builder(["http://n1:1"])
         .environment("production")
         .token("pn_x".to_owned())
+        .client_id("c/1")
         .connector(net.clone())
         .clock(TokioClock::default())
         .seed(3)
@@ -29,22 +30,26 @@ fn content(client: &Client) -> i64 {
     client.integer("at", &Subject::new("user-42"), -1)
 }
 
-/// A node of cluster A at a version, which also says what the environment is; streams are handed
-/// back to the test.
+/// A node of cluster A at a version; streams are handed back to the test.
 async fn node(requests: &mut Requests, at: u64) -> Option<Request> {
     let request = requests.recv().await.unwrap();
     assert_eq!(request.headers["authorization"], "Bearer pn_x");
     let number = at.to_string();
-    let headers = [("pennon-version", &*number), ("pennon-staleness-ms", "30")];
+    let headers = [
+        ("pennon-version", &*number),
+        ("pennon-staleness-ms", "30"),
+        ("pennon-cluster", "A"),
+        ("pennon-staleness-bound-ms", "6000"),
+    ];
     match request.path.as_str() {
-        "/v1/cluster" => request.json(200, &headers, r#"{"cluster_id":"A"}"#),
-        "/v1/environments/production" => {
-            let body = json!({"key": "production", "value": {"staleness_bound_ms": 6_000}});
-            request.json(200, &headers, &body.to_string());
-        }
         "/v1/environments/production/snapshot" => {
             let since: Option<u64> = request.query.get("since").map(|v| v.parse().unwrap());
+            // A version is named only beside its cluster, and another one's is not heard.
+            let cluster = request.query.get("cluster");
+            assert_eq!(since.is_some(), cluster.is_some());
+            let since = since.filter(|_| cluster.is_some_and(|cluster| cluster == "A"));
             assert_eq!(request.query["consistency"], "stale");
+            assert_eq!(request.query["client"], "c%2F1");
             let new = snapshot(0, at);
             let body = match since {
                 None => new.to_json().unwrap(),
@@ -136,29 +141,25 @@ async fn an_answer_that_cannot_be_trusted_is_none() {
     let body = snapshot(0, 4).to_json().unwrap();
     let mut wrong = body.clone();
     wrong["states"][0]["enabled"] = json!(false);
+    let age = ("pennon-staleness-ms", "1");
+    let cluster = ("pennon-cluster", "A");
+    let bound = ("pennon-staleness-bound-ms", "6000");
     for (headers, body, why) in [
-        (&[][..], body.clone(), "does not say how old it is"),
+        (&[cluster, bound][..], &body, "does not say how old it is"),
+        (&[age, bound][..], &body, "which cluster it is of"),
+        (&[age, cluster][..], &body, "its staleness bound"),
         (
-            &[("pennon-staleness-ms", "1")][..],
-            wrong,
+            &[age, cluster, bound][..],
+            &wrong,
             "as the cluster compiled it",
         ),
-        (
-            &[("pennon-staleness-ms", "1")][..],
-            json!([]),
-            "no JSON object",
-        ),
+        (&[age, cluster, bound][..], &json!([]), "no JSON object"),
     ] {
         let (net, mut requests) = Net::new();
         let client = builder(&net).polling(Polling::Only).start().unwrap();
         while client.status().counters.failures == 0 {
             let request = requests.recv().await.unwrap();
-            let answer = match request.path.as_str() {
-                "/v1/cluster" => json!({"cluster_id": "A"}),
-                "/v1/environments/production" => json!({"value": {}}),
-                _ => body.clone(),
-            };
-            request.json(200, headers, &answer.to_string());
+            request.json(200, headers, &body.to_string());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let error = client.status().last_error.unwrap().to_string();
@@ -189,4 +190,33 @@ async fn a_node_of_another_cluster_is_asked_for_everything() {
         (Some(version(7)), Some("A"))
     );
     assert_eq!((content(&client), status.counters.clusters), (7, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_poll_brings_is_acknowledged_and_what_it_does_not_is_not() {
+    let (net, mut requests) = Net::new();
+    let mut receipts = net.receipts();
+    let client = builder(&net).polling(Polling::Only).start().unwrap();
+    let mut told = Vec::new();
+    for at in [4, 4, 4, 5, 5, 8, 9] {
+        assert!(node(&mut requests, at).await.is_none());
+        loop {
+            tokio::select! {
+                biased;
+                receipt = receipts.recv() => {
+                    let receipt = receipt.unwrap();
+                    let (id, version) = receipt.receipt();
+                    assert_eq!((&*id, Some(version)), ("c/1", client.version().map(|at| at.get())));
+                    told.push(version);
+                    receipt.json(204, &[], "");
+                }
+                () = tokio::time::sleep(Duration::from_millis(500)) => break,
+            }
+        }
+    }
+    // 9 changes nothing in the environment.
+    assert_eq!(told, [4, 5, 8]);
+    let status = client.status();
+    assert_eq!(status.acknowledged, Some(version(8)));
+    assert_eq!((status.counters.receipts, status.counters.polls), (3, 7));
 }

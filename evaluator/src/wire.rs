@@ -36,6 +36,10 @@ pub const HEADER_VERSION: &str = "Pennon-Version";
 pub const HEADER_STALENESS_MS: &str = "Pennon-Staleness-Ms";
 /// Header: the node that answered.
 pub const HEADER_NODE: &str = "Pennon-Node";
+/// Header of a snapshot: the cluster that its version is of.
+pub const HEADER_CLUSTER: &str = "Pennon-Cluster";
+/// Header of a snapshot: the staleness bound of its environment in milliseconds.
+pub const HEADER_STALENESS_BOUND_MS: &str = "Pennon-Staleness-Bound-Ms";
 /// Header of a request: answer at this version or a later one.
 pub const HEADER_MIN_VERSION: &str = "Pennon-Min-Version";
 

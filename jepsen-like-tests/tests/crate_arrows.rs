@@ -43,6 +43,22 @@ const OWNED: [(&str, &[&str]); 3] = [
     ("axum", &["pennon-node", "pennon-client"]),
 ];
 
+/// Where the time of day is read, each with what for. It jumps, so nothing that has to be right may
+/// rest on it; above all not how old a state is (I5).
+const TIME_OF_DAY: [(&str, &str); 5] = [
+    ("node/src/clock.rs", "hands it in"),
+    ("node/src/writer.rs", "stamps entries, for people"),
+    (
+        "node/src/hub.rs",
+        "a number that differs from one start to the next",
+    ),
+    ("node/src/cli/watch.rs", "shows it"),
+    (
+        "client/src/cache/file.rs",
+        "says when a file was written, for people",
+    ),
+];
+
 const TOP_LEVEL: [&str; 14] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -261,6 +277,30 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
             false => found.push(path),
         }
     }
+}
+
+#[test]
+fn the_time_of_day_is_read_in_few_places_and_never_for_ages() {
+    let readings = [
+        "SystemTime::now",
+        "Zoned::now",
+        "Timestamp::now",
+        ".unix_ms()",
+    ];
+    let mut read_in = BTreeSet::new();
+    for crate_ in ["evaluator", "raft-store", "client", "node"] {
+        let mut found = Vec::new();
+        files(&root().join(crate_).join("src"), &mut found);
+        for file in found {
+            let text = std::fs::read_to_string(&file).unwrap();
+            if readings.iter().any(|reading| text.contains(reading)) {
+                let name = file.strip_prefix(root()).unwrap().to_string_lossy();
+                read_in.insert(name.into_owned());
+            }
+        }
+    }
+    let allowed = TIME_OF_DAY.map(|(file, _)| file.to_owned());
+    assert_eq!(read_in, BTreeSet::from(allowed));
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub enum Lag {
     Connected,
     /// It was connected to a node that does not answer.
     NodeUnreachable,
-    /// It is not connected any more.
+    /// It has no stream, any more or because it polls.
     Disconnected,
 }
 
@@ -182,6 +182,7 @@ fn merge(
     }
     let mut delivery = Delivery::default();
     let mut by_id: BTreeMap<String, One> = BTreeMap::new();
+    let mut polls = Vec::new();
     for member in &heard {
         let connected = |said: &Said| {
             said.count
@@ -198,6 +199,7 @@ fn merge(
         });
         let Some(said) = &member.said else { continue };
         delivery.unnamed += said.count.unnamed;
+        polls.extend(said.count.polled_ms.map(|passed| left_of(bound, passed)));
         for known in &said.count.evaluators {
             let one = by_id.entry(known.id.clone()).or_insert_with(|| One {
                 version: Version::ZERO,
@@ -261,7 +263,8 @@ fn merge(
     let laggards = delivery.laggards.iter().map(|one| one.fresh_ms);
     let silent = delivery.nodes.iter().any(|node| !node.answers) || delivery.unnamed > 0;
     let unknown = if silent { left } else { 0 };
-    delivery.settled_ms = laggards.max().unwrap_or(0).max(unknown);
+    let polls = polls.into_iter().map(|polled| polled.min(left));
+    delivery.settled_ms = laggards.chain(polls).max().unwrap_or(0).max(unknown);
     delivery
         .laggards
         .sort_by(|a, b| (a.lag, &a.id).cmp(&(b.lag, &b.id)));
@@ -522,6 +525,21 @@ mod tests {
         );
         assert!(found.is_delivered());
         assert_eq!((found.connected, found.settled_ms), (0, 6_001));
+    }
+
+    #[test]
+    fn a_poll_without_a_name_leaves_a_doubt_as_long_as_it_can_be_acted_on() {
+        let polled = |polled_ms, left| {
+            let mut heard = heard("n1", Vec::new());
+            if let Some(said) = &mut heard.said {
+                said.count.polled_ms = polled_ms;
+            }
+            merge(&e(), v(7), vec![heard], 10_000, left).settled_ms
+        };
+        assert_eq!(polled(None, 9_000), 0);
+        assert_eq!(polled(Some(4_000), 9_000), 6_001);
+        assert_eq!(polled(Some(100), 9_000), 9_000);
+        assert_eq!(polled(Some(10_001), 9_000), 0);
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod shown;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -62,6 +62,8 @@ pub struct Hub {
     /// A channel is new: the pump may have looked before it was there.
     added: Notify,
     open: AtomicU64,
+    /// What every client is told at the end: by how many there were, not how many are left.
+    goodbye: OnceLock<Duration>,
     receipts: Arc<Receipts>,
     reached: Mutex<Reached>,
 }
@@ -118,6 +120,7 @@ impl Hub {
             channels: Mutex::default(),
             added: Notify::new(),
             open: AtomicU64::new(0),
+            goodbye: OnceLock::new(),
             receipts: Arc::new(Receipts::new(start)),
             reached: Mutex::default(),
         });
@@ -313,7 +316,8 @@ impl Streaming {
             let shown = self.shown.borrow_and_update().clone();
             if self.draining.is_cancelled() {
                 self.ended = true;
-                let retry = goodbye_retry(self.open.hub.streams());
+                let hub = &self.open.hub;
+                let retry = hub.goodbye.get_or_init(|| goodbye_retry(hub.streams()));
                 let retry_ms = retry.as_millis() as u64;
                 self.say(&shown, &StreamMessage::Goodbye { retry_ms });
                 continue;

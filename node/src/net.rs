@@ -80,6 +80,11 @@ const MEMORY_BACKLOG_LEN: usize = 256;
 
 /// A network in memory. Addresses are `host:port`, hosts are names. A host that is cut reaches
 /// nobody and is reached by nobody; an address that is cut is not reached. Their connections end.
+///
+/// One direction between two hosts can also be a [hole](MemoryNetwork::hole): what is sent there
+/// gets no answer and no error, as when a firewall begins to drop packets. Connections stay, and
+/// what was sent over them arrives once it ends, as TCP would send it again; new ones are opened
+/// only when both directions are free.
 #[derive(Clone, Default)]
 pub struct MemoryNetwork {
     wires: Arc<Mutex<Wires>>,
@@ -94,9 +99,25 @@ type Accepting = mpsc::Sender<(BoxedIo, String)>;
 struct Wires {
     listeners: BTreeMap<String, Accepting>,
     cuts: BTreeMap<String, watch::Sender<bool>>,
+    /// From one host to another.
+    holes: BTreeMap<(String, String), watch::Sender<bool>>,
+}
+
+/// What there is between a host and an address.
+struct Way {
+    accepting: Accepting,
+    cuts: Vec<watch::Receiver<bool>>,
+    there: watch::Receiver<bool>,
+    back: watch::Receiver<bool>,
 }
 
 impl Wires {
+    fn hole(&mut self, from: &str, to: &str) -> &watch::Sender<bool> {
+        self.holes
+            .entry((from.to_owned(), to.to_owned()))
+            .or_insert_with(|| watch::channel(false).0)
+    }
+
     fn cut(&mut self, host: &str) -> &watch::Sender<bool> {
         self.cuts
             .entry(host.to_owned())
@@ -133,11 +154,31 @@ impl MemoryNetwork {
         self.wires().cut(host_or_address).send_replace(cut);
     }
 
+    /// Swallows what one host sends another, or lets it through again.
+    ///
+    /// # Example
+    /// ```
+    /// use pennon_node::net::{Connect, MemoryNetwork};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let network = MemoryNetwork::new();
+    /// let _listener = network.listen("b:1");
+    /// network.hole("b", "a", true);
+    /// let connecting = network.at("a").connect("b:1");
+    /// let within = std::time::Duration::from_secs(60);
+    /// // Not refused: nothing at all comes back.
+    /// assert!(tokio::time::timeout(within, connecting).await.is_err());
+    /// # }
+    /// ```
+    pub fn hole(&self, from: &str, to: &str, hole: bool) {
+        self.wires().hole(from, to).send_replace(hole);
+    }
+
     fn wires(&self) -> std::sync::MutexGuard<'_, Wires> {
         self.wires.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, address: &str) -> io::Result<(Accepting, Vec<watch::Receiver<bool>>)> {
+    fn way(&self, address: &str) -> io::Result<Way> {
         let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
         let target = address.split(':').next().unwrap_or_default();
         let mut wires = self.wires();
@@ -146,10 +187,17 @@ impl MemoryNetwork {
         if cuts.iter().any(|cut| *cut.borrow()) {
             return Err(refused(format!("{address} is cut off")));
         }
+        let origin = self.origin.as_deref().unwrap_or_default();
+        let there = wires.hole(origin, target).subscribe();
+        let back = wires.hole(target, origin).subscribe();
         let accepting = wires.listeners.get(address).cloned();
-        accepting
-            .map(|accepting| (accepting, cuts))
-            .ok_or_else(|| refused(format!("nobody listens at {address}")))
+        let accepting = accepting.ok_or_else(|| refused(format!("nobody listens at {address}")))?;
+        Ok(Way {
+            accepting,
+            cuts,
+            there,
+            back,
+        })
     }
 }
 
@@ -157,11 +205,15 @@ impl Connect for MemoryNetwork {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<BoxedIo>> {
         let (network, address) = (self.clone(), address.to_owned());
         Box::pin(async move {
-            let (accepting, cuts) = network.open(&address)?;
+            let mut way = network.way(&address)?;
+            for hole in [&mut way.there, &mut way.back] {
+                // Also when the network is gone for good.
+                let _ = hole.wait_for(|hole| !*hole).await;
+            }
             let (here, there) = tokio::io::duplex(MEMORY_BUFFER_LEN);
-            let there = Box::new(Cuttable::new(there, cuts.clone())) as BoxedIo;
-            accepting
-                .send((there, "memory".into()))
+            let there = Cuttable::new(there, way.cuts.clone(), way.there);
+            way.accepting
+                .send((Box::new(there), "memory".into()))
                 .await
                 .map_err(|_| {
                     io::Error::new(
@@ -169,7 +221,7 @@ impl Connect for MemoryNetwork {
                         format!("{address} stopped"),
                     )
                 })?;
-            Ok(Box::new(Cuttable::new(here, cuts)) as BoxedIo)
+            Ok(Box::new(Cuttable::new(here, way.cuts, way.back)) as BoxedIo)
         })
     }
 }
@@ -195,15 +247,23 @@ impl Listen for MemoryListener {
     }
 }
 
-/// A connection in memory that ends when either of its hosts is cut.
+/// One side of a connection in memory. It ends when either of its hosts is cut, and hears nothing of
+/// the other side while what that sends falls into a hole.
 struct Cuttable {
     inner: DuplexStream,
     cut: BoxFuture<'static, ()>,
     ended: bool,
+    hole: watch::Receiver<bool>,
+    /// Waits for the end of the hole.
+    hearing: Option<BoxFuture<'static, ()>>,
 }
 
 impl Cuttable {
-    fn new(inner: DuplexStream, cuts: Vec<watch::Receiver<bool>>) -> Self {
+    fn new(
+        inner: DuplexStream,
+        cuts: Vec<watch::Receiver<bool>>,
+        hole: watch::Receiver<bool>,
+    ) -> Self {
         let cut = Box::pin(async move {
             let each = cuts.into_iter().map(|mut cut| {
                 Box::pin(async move {
@@ -217,6 +277,8 @@ impl Cuttable {
             inner,
             cut,
             ended: false,
+            hole,
+            hearing: None,
         }
     }
 
@@ -227,6 +289,35 @@ impl Cuttable {
         }
         Ok(())
     }
+
+    /// Waits until the other side can be heard.
+    fn poll_heard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !*self.hole.borrow() {
+            self.hearing = None;
+            return Poll::Ready(());
+        }
+        let mut hole = self.hole.clone();
+        let hearing = self.hearing.get_or_insert_with(|| {
+            Box::pin(async move {
+                let _ = hole.wait_for(|hole| !*hole).await;
+            })
+        });
+        ready!(hearing.as_mut().poll(context));
+        self.hearing = None;
+        Poll::Ready(())
+    }
+
+    /// What came of sending; that the other side is gone is news from there.
+    fn sent<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        sent: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if matches!(sent, Poll::Ready(Err(_))) {
+            ready!(self.poll_heard(context));
+        }
+        sent
+    }
 }
 
 impl AsyncRead for Cuttable {
@@ -236,6 +327,7 @@ impl AsyncRead for Cuttable {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(context)?;
+        ready!(self.poll_heard(context));
         Pin::new(&mut self.inner).poll_read(context, buffer)
     }
 }
@@ -247,12 +339,14 @@ impl AsyncWrite for Cuttable {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let sent = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.sent(context, sent)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.inner).poll_flush(context)
+        let sent = Pin::new(&mut self.inner).poll_flush(context);
+        self.sent(context, sent)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -367,6 +461,35 @@ mod tests {
             network.at("b").connect("a:1").await.is_err(),
             "a cut host reaches nobody"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_falls_into_a_hole_gets_no_answer_and_no_error_until_it_ends() {
+        const LONG: Duration = Duration::from_secs(3_600);
+        let network = MemoryNetwork::new();
+        let mut listener = network.listen("b:1");
+        let mut a = network.at("a").connect("b:1").await.unwrap();
+        let (mut b, _) = listener.accept().await.unwrap();
+        network.hole("a", "b", true);
+        a.write_all(b"x").await.unwrap();
+        let silence = tokio::time::timeout(LONG, b.read_u8()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        b.write_all(b"y").await.unwrap();
+        assert_eq!(a.read_u8().await.unwrap(), b'y', "the other direction");
+        let knocking = network.at("a").connect("b:1");
+        assert!(tokio::time::timeout(LONG, knocking).await.is_err());
+        let other = network.at("c").connect("b:1").await;
+        assert!(other.is_ok(), "only between these two");
+        network.hole("a", "b", false);
+        assert_eq!(b.read_u8().await.unwrap(), b'x', "it is sent again");
+
+        // That somebody has gone is not heard either, by who reads and by who writes.
+        network.hole("b", "a", true);
+        drop(b);
+        assert!(tokio::time::timeout(LONG, a.read_u8()).await.is_err());
+        assert!(tokio::time::timeout(LONG, a.write_all(b"z")).await.is_err());
+        network.hole("b", "a", false);
+        assert!(a.read_u8().await.is_err() && a.write_all(b"z").await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -140,6 +140,67 @@ async fn a_write_waits_for_nodes_and_evaluators_and_stands_either_way() {
 }
 
 #[tokio::test]
+async fn who_polls_is_named_for_as_long_as_it_can_act_on_what_it_got() {
+    let (node, api) = furnished().await;
+    let snapshot = "/v1/environments/prod/snapshot";
+    let got = api.get(&format!("{snapshot}?client=p")).await.ok();
+    let cluster = api.get("/v1/cluster").await.json["cluster_id"].clone();
+    let cluster = cluster.as_str().unwrap();
+    let before = got.version();
+    assert_eq!(got.header("pennon-cluster"), cluster);
+    assert_eq!(got.header("pennon-staleness-bound-ms"), "5000");
+
+    let done = "/v1/environments/prod/flags/a:disable?ack=delivered&timeout=100ms";
+    let done = api.send("POST", done, &[], None).await.ok().json;
+    assert_eq!(ids(&done["delivery"]), [("p", "disconnected")]);
+    let settled = done["delivery"]["settled_in_ms"].as_u64().unwrap();
+    assert!(settled > 0 && settled <= 5_001, "{settled}"); // I5
+    let version = done["version"].as_u64().unwrap();
+
+    // What it asks to go on from, it has; but only if that is a version of this cluster.
+    let ask =
+        |since: u64, cluster: &str| format!("{snapshot}?client=p&since={since}&cluster={cluster}");
+    let foreign = api.get(&ask(version + 1_000, "0")).await.ok();
+    assert!(foreign.json.get("intent").is_none(), "everything");
+    let tag = format!("\"{}\"", version + 1_000);
+    let tags = [("if-none-match", tag.as_str())];
+    let foreign = api.send("GET", &ask(version, "0"), &tags, None).await.ok();
+    assert_eq!(foreign.version(), version);
+    assert_eq!(
+        ids(&api.get(RECEIPTS).await.ok().json),
+        [("p", "disconnected")]
+    );
+    let changes = api.get(&ask(before, cluster)).await.ok();
+    assert_eq!(changes.json["intent"], "changes");
+    let tag = format!("\"{version}\"");
+    let tags = [("if-none-match", tag.as_str())];
+    let same = api.send("GET", &ask(version, cluster), &tags, None).await;
+    assert_eq!(same.status, StatusCode::NOT_MODIFIED);
+    assert_eq!(same.header("pennon-cluster"), cluster);
+    assert_eq!(same.header("pennon-staleness-bound-ms"), "5000");
+    let all = api.get(RECEIPTS).await.ok().json;
+    assert_eq!((ids(&all), &all["settled_in_ms"]), (vec![], &json!(0)));
+
+    // Nothing is known of who polls without a name, but that somebody did.
+    api.get(snapshot).await.ok();
+    let done = "/v1/environments/prod/flags/a:enable?ack=delivered&timeout=100ms";
+    let done = api.send("POST", done, &[], None).await.ok().json;
+    acknowledge(&api, "p", done["version"].as_u64().unwrap()).await;
+    let all = api.get(RECEIPTS).await.ok().json;
+    assert!(
+        ids(&all).is_empty() && all["settled_in_ms"].as_u64() > Some(0),
+        "{all}"
+    ); // I5
+
+    let newest = api.get(snapshot).await.version();
+    let old = api.get(&format!("{snapshot}s/{newest}")).await;
+    assert_eq!(old.header("pennon-cluster"), cluster);
+    let nameless = api.get(&format!("{snapshot}?client=")).await;
+    nameless.problem(400, "validation");
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_is_no_receipt_is_refused() {
     let (node, api) = furnished().await;
     for body in [

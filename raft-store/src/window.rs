@@ -1,8 +1,10 @@
 //! The request-id window: a retry gets the first answer instead of a second effect (I9).
 //!
 //! Ground state, replicated, decided by `apply` alone: what is remembered, for how long, and in
-//! which order it is forgotten depends only on committed entries and their times. It is kept in
-//! memory because `apply` must not wait for a disk, and in every snapshot because it must survive.
+//! which order it is forgotten depends only on the number of committed requests. Not on time: the
+//! time of day of a leader may jump by a month, and a request of a second ago must be known then. It
+//! is kept in memory because `apply` must not wait for a disk, and in every snapshot because it must
+//! survive.
 
 use std::sync::Arc;
 
@@ -11,11 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Outcome, RequestId};
 
-/// Requests remembered at least, as long as they are younger than [`AGE_MAX_MS`].
+/// Requests remembered, the newest ones.
 pub const REQUESTS_MAX: usize = 100_000;
-
-/// Longest time a request is remembered, in milliseconds of leader time.
-pub const AGE_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// One remembered request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +60,7 @@ impl Window {
         }
     }
 
-    /// Remembers the first answer to a request and forgets what is past both bounds.
+    /// Remembers the first answer to a request and forgets the oldest of too many.
     pub(crate) fn remember(&mut self, request: RequestId, time_ms: u64, outcome: Outcome) {
         let sequence = self.next;
         self.restore(Remembered {
@@ -70,7 +69,7 @@ impl Window {
             time_ms,
             outcome,
         });
-        self.forget(time_ms);
+        self.forget();
     }
 
     /// Puts back one remembered request from a snapshot.
@@ -81,15 +80,10 @@ impl Window {
         self.by_key.insert(key, Arc::new(remembered));
     }
 
-    fn forget(&mut self, now_ms: u64) {
-        while let Some((sequence, key)) = self.by_arrival.get_min().cloned() {
-            let age = self
-                .by_key
-                .get(&key)
-                .map_or(u64::MAX, |seen| now_ms.saturating_sub(seen.time_ms));
-            if self.by_key.len() <= REQUESTS_MAX && age <= AGE_MAX_MS {
-                return;
-            }
+    fn forget(&mut self) {
+        while self.by_key.len() > REQUESTS_MAX
+            && let Some((sequence, key)) = self.by_arrival.get_min().cloned()
+        {
             self.by_arrival.remove(&sequence);
             self.by_key.remove(&key);
         }
@@ -145,16 +139,18 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_first_when_there_are_too_many_or_it_is_too_old() {
+    fn the_oldest_goes_first_when_there_are_too_many_whatever_the_time() {
         let mut window = Window::default();
         for n in 0..=REQUESTS_MAX as u64 {
-            window.remember(request(&n.to_string(), 0), 5, written(n));
+            let any_time = n * 7_919 % 1_000 * 86_400_000;
+            window.remember(request(&n.to_string(), 0), any_time, written(n));
         }
         assert_eq!(window.len(), REQUESTS_MAX);
         assert_eq!(window.look_up(&request("0", 0)), Known::New);
         assert!(matches!(window.look_up(&request("1", 0)), Known::Repeat(_)));
-        window.remember(request("late", 0), 6 + AGE_MAX_MS, written(1));
-        assert_eq!(window.len(), 1);
+        window.remember(request("late", 0), u64::MAX, written(1));
+        assert_eq!(window.len(), REQUESTS_MAX);
+        assert!(matches!(window.look_up(&request("2", 0)), Known::Repeat(_)));
     }
 
     #[test]

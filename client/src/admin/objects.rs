@@ -12,6 +12,27 @@ use serde_json::{Value, json};
 use crate::http1::segment;
 
 /// One object of ground state.
+///
+/// ```
+/// use pennon_client::admin::Resource;
+/// let limits = Resource::setting("limits");
+/// assert_eq!((limits.key(), limits.path()), ("limits", "/v1/settings/limits".to_owned()));
+/// assert_eq!(Resource::application("web/shop").path(), "/v1/applications/web%2Fshop");
+/// ```
+///
+/// Whether there can be such an object is for the node to say: it knows which settings there are.
+/// ```no_run
+/// use pennon_client::admin::{Admin, Expected, Resource};
+/// # async fn example(admin: Admin) -> Result<(), pennon_client::Error> {
+/// let tags = serde_json::json!({"tags": ["checkout"]});
+/// admin.put(&Resource::application("shop"), &tags, Expected::Absent).await?;
+/// // Refused: there is no such setting.
+/// let (setting, any) = (Resource::setting("limit"), serde_json::json!({}));
+/// let refusal = admin.put(&setting, &any, Expected::Absent).await.unwrap_err();
+/// assert!(refusal.is_not_found() && !refusal.outcome_unknown());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
     /// A FlagConfig.
@@ -37,6 +58,16 @@ pub enum Resource {
         environment: String,
         /// Its key.
         segment: String,
+    },
+    /// An application: the tags of the flags it needs.
+    Application {
+        /// Its key.
+        application: String,
+    },
+    /// A setting of the whole cluster.
+    Setting {
+        /// Its name, `limits` for one.
+        setting: String,
     },
 }
 
@@ -69,6 +100,20 @@ impl Resource {
         }
     }
 
+    /// Names an application.
+    pub fn application(application: impl Into<String>) -> Resource {
+        Resource::Application {
+            application: application.into(),
+        }
+    }
+
+    /// Names a setting of the whole cluster.
+    pub fn setting(setting: impl Into<String>) -> Resource {
+        Resource::Setting {
+            setting: setting.into(),
+        }
+    }
+
     /// Returns the path, with the keys encoded.
     ///
     /// ```
@@ -87,6 +132,8 @@ impl Resource {
             Resource::Flag { flag } | Resource::Policy { flag, .. } => flag,
             Resource::Environment { environment } => environment,
             Resource::Segment { segment, .. } => segment,
+            Resource::Application { application } => application,
+            Resource::Setting { setting } => setting,
         }
     }
 
@@ -101,6 +148,8 @@ impl Resource {
             Resource::Segment { environment, .. } => Collection::Segments {
                 environment: environment.clone(),
             },
+            Resource::Application { .. } => Collection::Applications,
+            Resource::Setting { .. } => Collection::Settings,
         }
     }
 
@@ -110,6 +159,8 @@ impl Resource {
             Resource::Environment { .. } => "environment",
             Resource::Policy { .. } => "policy",
             Resource::Segment { .. } => "segment",
+            Resource::Application { .. } => "application",
+            Resource::Setting { .. } => "setting",
         }
     }
 }
@@ -131,6 +182,10 @@ pub enum Collection {
         /// In this environment.
         environment: String,
     },
+    /// Applications.
+    Applications,
+    /// Settings of the whole cluster that are stored; what is not stored has its default.
+    Settings,
 }
 
 impl Collection {
@@ -145,6 +200,8 @@ impl Collection {
             Collection::Segments { environment } => {
                 format!("/v1/environments/{}/segments", segment(environment))
             }
+            Collection::Applications => "/v1/applications".to_owned(),
+            Collection::Settings => "/v1/settings".to_owned(),
         }
     }
 }
@@ -280,6 +337,13 @@ mod tests {
         let expected = json!({"op": "put", "kind": "policy", "key": "f", "environment": "prod",
             "value": {"enabled": true}});
         assert_eq!(put.to_json(), expected);
+        for (resource, kind) in [
+            (Resource::application("f"), "application"),
+            (Resource::setting("f"), "setting"),
+        ] {
+            let expected = json!({"op": "delete", "kind": kind, "key": "f"});
+            assert_eq!(Change::delete(resource).to_json(), expected);
+        }
         let delete = Change::delete(Resource::flag("f")).expecting(Version::ZERO);
         let expected = json!({"op": "delete", "kind": "flag", "key": "f", "expected_version": 0});
         assert_eq!(delete.to_json(), expected);

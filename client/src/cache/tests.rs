@@ -58,6 +58,21 @@ fn what_is_written_is_read_back_and_is_stale() {
     }
 }
 
+// I5
+#[test]
+fn no_time_of_day_makes_a_cache_fresh() {
+    let century = Duration::from_secs(100 * 365 * 86_400);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+    for written in [now, now + century, SystemTime::UNIX_EPOCH] {
+        let bytes = encode(&held(5), &identity(None), written).unwrap();
+        let read = decode(&bytes, &identity(None)).unwrap();
+        let held = Held::restored(read, Some(Duration::MAX));
+        for now in [Duration::ZERO, century, Duration::MAX] {
+            assert_eq!(held.freshness(now).1, Freshness::Stale, "{written:?}");
+        }
+    }
+}
+
 // I6
 #[test]
 fn no_damage_to_any_byte_gives_a_state() {

@@ -20,8 +20,8 @@ const BLOCKED_MAX: u32 = 3;
 /// How long to poll before streams are tried again: at first, and at most.
 const AGAIN_FIRST: Duration = Duration::from_secs(60);
 const AGAIN_MAX: Duration = Duration::from_secs(15 * 60);
-/// How long it is believed which cluster answers, and what its staleness bound is.
-const META_TIME_MAX: Duration = Duration::from_secs(60);
+/// The longest time between two receipts of who polls, by how often streams have heartbeats.
+const HEARTBEAT_MS_MAX: u64 = 2_000;
 
 /// Whether to poll when streams do not get through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum Polling {
     Only,
 }
 
-/// What is asked for once and then believed for a while.
+/// What the answer to a poll says of where it is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) cluster_id: Arc<str>,
@@ -52,8 +52,11 @@ pub(super) struct Polls {
     once: bool,
     /// While polling: when to try a stream, and how long to wait for the next try.
     again: Option<(Duration, Duration)>,
-    /// What an endpoint said, and until when that is believed.
-    meta: Option<(usize, Meta, Duration)>,
+}
+
+/// How often a stream of this staleness bound has heartbeats.
+pub(super) fn heartbeat_ms(bound_ms: u64) -> u64 {
+    (bound_ms / 4).min(HEARTBEAT_MS_MAX)
 }
 
 impl Polls {
@@ -98,28 +101,18 @@ impl Polls {
     }
 
     /// A poll was answered.
-    pub(super) fn poll_came(&mut self, at: usize, meta: Meta, rng: &mut StdRng, now: Duration) {
+    pub(super) fn poll_came(&mut self, rng: &mut StdRng, now: Duration) {
         self.once = false;
         let blocked = self.mode == Polling::Auto && self.blocked >= BLOCKED_MAX;
         if blocked && self.again.is_none() {
             let pause = AGAIN_FIRST.mul_f64(1.0 + rng.random::<f64>());
             self.again = Some((now.saturating_add(pause), pause));
         }
-        let known = self.meta(at, now).is_some_and(|known| known == meta);
-        if !known {
-            self.meta = Some((at, meta, now.saturating_add(META_TIME_MAX)));
-        }
     }
 
     /// A poll failed, so it may not be the streams.
     pub(super) fn poll_failed(&mut self) {
-        (self.blocked, self.once, self.meta) = (0, false, None);
-    }
-
-    /// What an endpoint said of itself lately.
-    pub(super) fn meta(&self, at: usize, now: Duration) -> Option<Meta> {
-        let (of, meta, until) = self.meta.as_ref()?;
-        (*of == at && now < *until).then(|| meta.clone())
+        (self.blocked, self.once) = (0, false);
     }
 
     /// The pause until the next poll: a third of the bound, and somewhat less.

@@ -6,7 +6,8 @@
 //! is asked less and less often, and nothing else ever depends on them.
 //!
 //! A receipt is sent when the state changed (a snapshot or a delta), or when the node asked for one
-//! (`acknowledge`). That nothing changed up to a version needs none: the node knows what it sent.
+//! (`acknowledge`). That nothing changed up to a version needs none: the node knows what it sent. Who
+//! polls sends them in the same way between polls, and is never asked.
 //!
 //! Left out: sending (`transport.rs`), what nodes make of receipts.
 
@@ -51,7 +52,12 @@ struct Flying {
 }
 
 impl Receipts {
-    /// A stream said hello.
+    /// Whether there is a node that may be told.
+    pub(super) fn are_open(&self) -> bool {
+        self.gap.is_some()
+    }
+
+    /// A stream said hello, or a poll was answered.
     pub(super) fn open(&mut self, heartbeat_ms: u64) {
         let gap = Duration::from_millis(heartbeat_ms).clamp(GAP_MIN, GAP_MAX);
         self.gap = Some(gap);

@@ -4,8 +4,6 @@
 
 use pennon_client::admin::Resource;
 
-use super::write::encoded;
-
 /// The applications, as a path.
 pub(crate) const APPLICATIONS: &str = "/v1/applications";
 
@@ -43,11 +41,11 @@ impl Place {
     }
 
     pub(crate) fn application(key: &str) -> Place {
-        Place::global("application", APPLICATIONS, key)
+        Place::known("application", None, &Resource::application(key))
     }
 
     pub(crate) fn setting(name: &str) -> Place {
-        Place::global("setting", SETTINGS, name)
+        Place::known("setting", None, &Resource::setting(name))
     }
 
     fn known(kind: &'static str, environment: Option<&str>, resource: &Resource) -> Place {
@@ -56,15 +54,6 @@ impl Place {
             environment: environment.map(str::to_owned),
             key: resource.key().to_owned(),
             path: resource.path(),
-        }
-    }
-
-    fn global(kind: &'static str, collection: &str, key: &str) -> Place {
-        Place {
-            kind,
-            environment: None,
-            key: key.to_owned(),
-            path: format!("{collection}/{}", encoded(key)),
         }
     }
 }

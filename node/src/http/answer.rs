@@ -4,6 +4,7 @@
 //! the proof behind it is at most, and which node gave it (I2, I5). A node that has no proof says
 //! that its answer may be arbitrarily old, with the greatest number that JSON carries exactly.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -77,12 +78,18 @@ impl Answer {
         self
     }
 
+    /// A header of our own.
+    pub(crate) fn named(self, name: &str, value: impl Display) -> Self {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        match name.ok().zip(HeaderValue::try_from(value.to_string()).ok()) {
+            Some((name, value)) => self.header(name, value),
+            None => self,
+        }
+    }
+
     /// The entity tag of a version.
     pub(crate) fn etag(self, version: Version) -> Self {
-        match HeaderValue::from_str(&format!("\"{version}\"")) {
-            Ok(tag) => self.header(ETAG, tag),
-            Err(_) => self,
-        }
+        self.named(ETAG.as_str(), format_args!("\"{version}\""))
     }
 
     /// Stamps the answer. What was not decided at a version of its own was decided at the node's

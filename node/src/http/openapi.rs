@@ -16,7 +16,9 @@ use super::route::{Conditions, Gives, Param, ParamKind, Permission, Route, Verb,
 use super::routes::ROUTES;
 use super::{schemas, write};
 use pennon_evaluator::Setting;
-use pennon_evaluator::wire::{MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES};
+use pennon_evaluator::wire::{
+    HEADER_CLUSTER, HEADER_STALENESS_BOUND_MS, MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES,
+};
 
 const ABOUT: &str = "Feature flags that need no database, and prove what every process sees.\n\n\
     Any node takes any request; writes and linearizable reads go through the leader. Ground state (flags, environments, \
@@ -236,6 +238,23 @@ fn errors(route: &Route) -> Vec<Slug> {
     errors
 }
 
+/// What a snapshot says of itself beside its version.
+fn snapshot_headers(newest: bool) -> Map<String, Value> {
+    let cluster = json!({
+        "description": "The cluster. A version of another one says nothing about this one's.",
+        "schema": { "type": "string" }, "required": true,
+    });
+    let bound = json!({
+        "description": "The staleness bound of the environment, in milliseconds.",
+        "schema": { "type": "integer" }, "required": true,
+    });
+    let mut headers = Map::from_iter([(HEADER_CLUSTER.to_owned(), cluster)]);
+    if newest {
+        headers.insert(HEADER_STALENESS_BOUND_MS.to_owned(), bound);
+    }
+    headers
+}
+
 fn responses(route: &Route) -> Value {
     let stamps = || -> Map<String, Value> {
         let names = STAMPS.iter().map(|(name, _)| *name);
@@ -249,12 +268,21 @@ fn responses(route: &Route) -> Value {
             .collect()
     };
     let mut good_headers = stamps();
+    let mut named = Map::new();
     let content = match route.gives {
         Gives::Json { schema, etag } => {
             if etag {
                 let tag = json!({ "description": "The version, in quotes.", "schema": { "type": "string" } });
                 good_headers.insert("ETag".into(), tag);
             }
+            json!({ "application/json": { "schema": reference(schema) } })
+        }
+        Gives::Snapshot { schema, newest } => {
+            named = snapshot_headers(newest);
+            let tag =
+                json!({ "description": "The version, in quotes.", "schema": { "type": "string" } });
+            good_headers.insert("ETag".into(), tag);
+            good_headers.extend(named.clone());
             json!({ "application/json": { "schema": reference(schema) } })
         }
         Gives::Stream => {
@@ -279,9 +307,11 @@ fn responses(route: &Route) -> Value {
     };
     responses.insert(status.into(), good);
     if route.conditions == Conditions::Read {
+        let mut headers = stamps();
+        headers.extend(named);
         responses.insert(
             "304".into(),
-            json!({ "description": "Nothing changed.", "headers": stamps() }),
+            json!({ "description": "Nothing changed.", "headers": headers }),
         );
     }
     let mut by_status: BTreeMap<u16, Vec<Slug>> = BTreeMap::new();

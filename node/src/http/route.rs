@@ -136,6 +136,9 @@ pub(crate) struct Body {
 pub(crate) enum Gives {
     /// JSON of a component schema; `etag`: with an entity tag.
     Json { schema: &'static str, etag: bool },
+    /// JSON of a ConfigSnapshot with an entity tag, and which cluster its version is of; `newest`: with
+    /// the staleness bound.
+    Snapshot { schema: &'static str, newest: bool },
     /// A stream of messages.
     Stream,
     /// A file of this media type.

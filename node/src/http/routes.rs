@@ -245,9 +245,9 @@ pub(crate) static ROUTES: &[Route] = &[
     Route {
         query: &[SNAPSHOT, READ],
         permission: Permission::Stream,
-        gives: Gives::Json {
+        gives: Gives::Snapshot {
             schema: "SnapshotAnswer",
-            etag: true,
+            newest: true,
         },
         ..derived(
             "/v1/environments/{environment}/snapshot",
@@ -260,9 +260,9 @@ pub(crate) static ROUTES: &[Route] = &[
         query: &[&[APP, WAIT]],
         min_version: false,
         permission: Permission::Stream,
-        gives: Gives::Json {
+        gives: Gives::Snapshot {
             schema: "ConfigSnapshot",
-            etag: true,
+            newest: false,
         },
         ..derived(
             "/v1/environments/{environment}/snapshots/{version}",

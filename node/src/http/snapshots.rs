@@ -2,12 +2,15 @@
 //!
 //! What must hold: what a caller already has is never answered with something older (I6): the node
 //! waits for that version, or refuses so that the caller asks another node. A snapshot under its
-//! version never changes, so caches may keep it for ever.
+//! version never changes, so caches may keep it for ever. Every answer names its cluster, because a
+//! version alone means nothing beside another cluster's; and who polls is known to receipts, because
+//! it may act on what it got for as long as a stream's client (I5).
 
 use std::collections::BTreeSet;
 
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue};
+use pennon_evaluator::wire::{HEADER_CLUSTER, HEADER_STALENESS_BOUND_MS};
 use pennon_evaluator::{ConfigSnapshot, StateKey, Version};
 use pennon_raft_store::command::ObjectId;
 use pennon_raft_store::machine::Since;
@@ -18,10 +21,16 @@ use super::call::Call;
 use super::parse::Tags;
 use super::problem::{Problem, Slug};
 use super::read::{self, Consistency, EnvironmentRead};
+use super::stream;
 
 /// The newest snapshot; with `?since=V` what takes the caller from there to it.
 pub(crate) async fn newest(call: Call) -> Result<Answer, Problem> {
-    let (since, tags) = (call.version("since")?, call.tags()?);
+    stream::check_client(&call)?;
+    let core = call.core()?;
+    let (since, tags) = match (call.version("since")?, call.tags()?) {
+        _ if stream::is_foreign(&call, core) => (None, Tags::Of(Vec::new())),
+        have => have,
+    };
     let have = match &tags {
         Tags::Of(versions) => since.max(versions.iter().max().copied()),
         Tags::Any => since,
@@ -29,17 +38,22 @@ pub(crate) async fn newest(call: Call) -> Result<Answer, Problem> {
     let read = read::environment(&call, Consistency::Bounded, have).await?; // I6
     let (decided, version) = (read.decided, read.decided.version);
     let part = Part::of(&call, &read).await?;
+    let (receipts, client) = (core.hub().receipts(), call.param("client"));
+    let bound = read.environment.staleness_bound();
+    receipts.polled(&read.key, client, since, bound, core.now()); // I5
+    let bound = bound.as_millis();
+    let finished = |answer: Answer| {
+        let answer = answer.etag(version).named(HEADER_CLUSTER, core.cluster());
+        answer.named(HEADER_STALENESS_BOUND_MS, bound)
+    };
     if part.unchanged(&read, &tags) {
-        return Ok(Answer::empty(StatusCode::NOT_MODIFIED)
-            .decided(decided)
-            .etag(version));
+        return Ok(finished(
+            Answer::empty(StatusCode::NOT_MODIFIED).decided(decided),
+        ));
     }
-    let text = call
-        .core()?
-        .compute(move || part.body(&read, since))
-        .await
-        .flatten();
-    Ok(Answer::json(decided, text.map_err(|why| Problem::internal(&why))?).etag(version))
+    let text = core.compute(move || part.body(&read, since)).await;
+    let text = text.flatten().map_err(|why| Problem::internal(&why))?;
+    Ok(finished(Answer::json(decided, text)))
 }
 
 /// What is asked for of an environment.
@@ -157,10 +171,11 @@ pub(crate) async fn at(call: Call) -> Result<Answer, Problem> {
         version: wanted,
         ..read.decided
     };
+    let cluster = call.core()?.cluster();
+    let finished = |answer: Answer| immutable(answer.named(HEADER_CLUSTER, cluster), wanted);
     if call.tags()?.include(wanted) {
-        return Ok(immutable(
+        return Ok(finished(
             Answer::empty(StatusCode::NOT_MODIFIED).decided(decided),
-            wanted,
         ));
     }
     let render = move || {
@@ -179,7 +194,7 @@ pub(crate) async fn at(call: Call) -> Result<Answer, Problem> {
         .await
         .flatten()
         .map_err(|why| Problem::internal(&why))?;
-    Ok(immutable(Answer::json(decided, text), wanted))
+    Ok(finished(Answer::json(decided, text)))
 }
 
 fn immutable(answer: Answer, version: Version) -> Answer {

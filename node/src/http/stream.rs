@@ -105,15 +105,18 @@ fn since(call: &Call, core: &Core) -> Result<Option<Version>, Problem> {
     let since = call
         .version("since")?
         .max(call.version_header("Last-Event-ID")?);
-    let foreign = match call.param("cluster") {
-        None => false,
-        Some(cluster) => cluster != core.cluster().to_string(),
-    };
     // Versions of another cluster say nothing here: the client gets everything, and decides.
-    Ok(since.filter(|_| !foreign))
+    Ok(since.filter(|_| !is_foreign(call, core)))
 }
 
-fn check_client(call: &Call) -> Result<(), Problem> {
+/// Whether the caller speaks of versions of another cluster.
+pub(super) fn is_foreign(call: &Call, core: &Core) -> bool {
+    let cluster = call.param("cluster");
+    cluster.is_some_and(|cluster| cluster != core.cluster().to_string())
+}
+
+/// Checks what the evaluator calls itself.
+pub(super) fn check_client(call: &Call) -> Result<(), Problem> {
     match call.param("client") {
         Some(client) if client.is_empty() || client.len() > CLIENT_LEN_MAX => Err(
             Problem::parameter("client", format!("must have 1 to {CLIENT_LEN_MAX} bytes")),

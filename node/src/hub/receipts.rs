@@ -42,6 +42,8 @@ struct Evaluators {
     /// Those without a stream, by when they were last heard of.
     gone: BTreeSet<(Duration, Arc<str>)>,
     unnamed: usize,
+    /// When somebody without a name polled last.
+    polled: Option<Duration>,
     /// The staleness bounds that streams go by or went by.
     told: BTreeMap<Duration, Told>,
     waiting: Vec<Arc<Waiting>>,
@@ -90,6 +92,8 @@ pub struct Count {
     pub evaluators: Vec<Known>,
     /// Streams without a name.
     pub unnamed: u64,
+    /// How long ago somebody without a name polled last, in milliseconds.
+    pub polled_ms: Option<u64>,
     /// The greatest staleness bound that anybody may still go by who has or had a stream from this
     /// node, in milliseconds.
     pub bound_ms: u64,
@@ -190,6 +194,28 @@ impl Receipts {
         here.waiting.retain(|waiting| !waiting.hears(&id, version));
     }
 
+    /// Notes a poll: what an evaluator asks to go on from, it has applied. What it is given now it may
+    /// act on for as long as if it had had a stream until now. (I5)
+    pub(crate) fn polled(
+        &self,
+        environment: &EnvironmentKey,
+        id: Option<&str>,
+        have: Option<Version>,
+        bound: Duration,
+        now: Duration,
+    ) {
+        let mut inner = self.lock();
+        let here = inner.environments.entry(environment.clone()).or_default();
+        here.told.retain(|bound, told| told.counts(*bound, now));
+        here.told.entry(bound).or_default().ended = now;
+        let Some(id) = id else {
+            here.polled = Some(now);
+            return;
+        };
+        drop(inner);
+        self.acknowledge(environment, id, have.unwrap_or(Version::ZERO), now);
+    }
+
     /// Waits until every evaluator that is connected has acknowledged a version. Cancelling is how
     /// to give up.
     pub async fn delivered(&self, environment: &EnvironmentKey, version: Version) {
@@ -220,16 +246,20 @@ impl Receipts {
         let Some(here) = inner.environments.get(environment) else {
             return Count::default();
         };
+        let since = |then: Duration| {
+            let passed = now.saturating_sub(then).as_millis();
+            u64::try_from(passed).unwrap_or(u64::MAX)
+        };
         let known = here.by_id.iter().map(|(id, evaluator)| Known {
             id: id.to_string(),
             version: evaluator.acknowledged,
             connected: evaluator.streams > 0,
-            seen_ms: u64::try_from(now.saturating_sub(evaluator.seen).as_millis())
-                .unwrap_or(u64::MAX),
+            seen_ms: since(evaluator.seen),
         });
         Count {
             evaluators: known.collect(),
             unnamed: here.unnamed as u64,
+            polled_ms: here.polled.map(since),
             bound_ms: here.bound_ms(now),
         }
     }
@@ -406,6 +436,30 @@ mod tests {
         drop(again);
         assert_eq!(named(&receipts), [("a".to_owned(), 7, false)]);
         assert_eq!(receipts.count(&e(), NOW).unnamed, 1);
+    }
+
+    #[test]
+    fn who_polls_is_known_by_what_it_asks_to_go_on_from() {
+        let receipts = Arc::new(Receipts::new(1));
+        let bound = Duration::from_secs(10);
+        receipts.polled(&e(), Some("p"), None, bound, NOW);
+        let later = NOW + Duration::from_secs(3);
+        let of = |now| receipts.count(&e(), now);
+        let known = |version, seen_ms| Known {
+            id: "p".into(),
+            version: Version::new(version).unwrap(),
+            connected: false,
+            seen_ms,
+        };
+        assert_eq!(of(later).evaluators, [known(0, 3_000)]);
+        receipts.polled(&e(), Some("p"), Version::new(7), bound, later);
+        assert_eq!(of(later).evaluators, [known(7, 0)]);
+        assert_eq!((of(later).polled_ms, of(later).bound_ms), (None, 10_000));
+        receipts.polled(&e(), None, Version::new(7), bound, later);
+        let end = later + Duration::from_secs(11);
+        let count = of(end);
+        assert_eq!(count.evaluators, [known(7, 11_000)]);
+        assert_eq!((count.polled_ms, count.bound_ms), (Some(11_000), 0));
     }
 
     #[test]

@@ -8,12 +8,15 @@
     reason = "helpers of tests may panic"
 )]
 
+mod clocks;
 mod full_disk;
 mod learners;
+mod links;
 mod receipts;
 mod recover;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use pennon_evaluator::{EnvironmentKey, Version};
@@ -34,6 +37,26 @@ struct Cluster {
     nodes: Vec<Option<Node>>,
     raft: RaftOptions,
     starts: u64,
+    /// By how many hours the time of day of each node is off.
+    hours: [Arc<AtomicI64>; 4],
+}
+
+/// tokio's clock, with a time of day that can be set.
+#[derive(Debug)]
+struct Clock {
+    tokio: TokioClock,
+    hours: Arc<AtomicI64>,
+}
+
+impl pennon_node::clock::Clock for Clock {
+    fn monotonic(&self) -> Duration {
+        self.tokio.monotonic()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        let ms = self.hours.load(Ordering::Relaxed) * 3_600_000;
+        self.tokio.unix_ms().saturating_add_signed(ms)
+    }
 }
 
 impl Cluster {
@@ -54,6 +77,7 @@ impl Cluster {
             nodes: Vec::new(),
             raft,
             starts: 0,
+            hours: Default::default(),
         };
         for at in 0..size {
             cluster.nodes.push(None);
@@ -81,13 +105,21 @@ impl Cluster {
         };
         let surroundings = Surroundings {
             storage: Storage::Memory(Arc::new(self.disks[at].clone())),
-            clock: Arc::new(TokioClock::start()),
+            clock: Arc::new(Clock {
+                tokio: TokioClock::start(),
+                hours: self.hours[at].clone(),
+            }),
             connect: Arc::new(self.network.at(&format!("n{at}"))),
             seed: at as u64 * 1000 + self.starts,
             api: Box::new(self.network.listen(&api(at))),
             peer: Box::new(self.network.listen(&peer(at))),
         };
         self.nodes[at] = Some(Node::start(options, surroundings).await.unwrap());
+    }
+
+    /// Sets the time of day of a node: so many hours from the true one.
+    fn set_clock(&self, at: usize, hours: i64) {
+        self.hours[at].store(hours, Ordering::Relaxed);
     }
 
     async fn core(&self, at: usize) -> Arc<Core> {

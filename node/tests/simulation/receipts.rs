@@ -6,10 +6,10 @@ use pennon_node::delivery::{Delivery, Lag};
 use super::*;
 
 /// The staleness bound of an environment that says nothing of it.
-const BOUND_MS: u64 = 10_000;
+pub(crate) const BOUND_MS: u64 = 10_000;
 
 /// A client on a host of its own that knows one node.
-async fn client(cluster: &Cluster, id: &str, at: usize, seed: u64) -> Client {
+pub(crate) async fn client(cluster: &Cluster, id: &str, at: usize, seed: u64) -> Client {
     pennon_client::Client::builder([format!("http://{}", api(at))])
         .environment("production")
         .client_id(id)
@@ -22,13 +22,13 @@ async fn client(cluster: &Cluster, id: &str, at: usize, seed: u64) -> Client {
 }
 
 /// Switches the flag and waits for everybody.
-async fn switch(core: &Core, n: u32, within: Duration) -> (Version, Delivery) {
+pub(crate) async fn switch(core: &Core, n: u32, within: Duration) -> (Version, Delivery) {
     let version = version_of(&core.write(flag_on(n), WITHIN).await.unwrap());
     let delivery = core.delivery(&[environment()], version, within).await;
     (version, delivery)
 }
 
-fn laggards(delivery: &Delivery) -> Vec<(&str, Lag)> {
+pub(crate) fn laggards(delivery: &Delivery) -> Vec<(&str, Lag)> {
     let all = delivery.laggards.iter();
     all.map(|one| (one.id.as_str(), one.lag)).collect()
 }
@@ -120,6 +120,45 @@ async fn a_receipt_is_asked_for_when_somebody_waits() {
         slowest = slowest.max(began.elapsed());
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    drop(client);
+    cluster.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_polls_is_named_until_it_has_polled_and_acknowledges_then() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    let at = (leader + 1) % 3;
+    let client = pennon_client::Client::builder([format!("http://{}", api(at))])
+        .environment("production")
+        .client_id("polls")
+        .polling(pennon_client::Polling::Only)
+        .connector(ClientNetwork(cluster.network.at("polls")))
+        .clock(ClientClock(TokioClock::start()))
+        .seed(1)
+        .connect()
+        .await
+        .unwrap();
+    let alice = Subject::new("alice");
+    for n in 0..6 {
+        let (version, delivery) = switch(&core, n, Duration::ZERO).await;
+        assert_eq!(laggards(&delivery), [("polls", Lag::Disconnected)], "{n}");
+        assert!(delivery.settled_ms > 0, "{delivery:?}"); // I5
+        client.wait_for(version, WITHIN).await.unwrap();
+        assert_eq!(client.is_enabled("checkout", &alice), n.is_multiple_of(2));
+        // Its receipt comes at once, not with its next poll.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let delivery = core.delivery(&[environment()], version, WITHIN).await;
+        assert_eq!((laggards(&delivery), delivery.settled_ms), (vec![], 0));
+    }
+    // Cut off, it is named for as long as it can call what it has fresh, which is no longer than said.
+    cluster.network.hole(&format!("n{at}"), "polls", true);
+    let (_, delivery) = switch(&core, 6, Duration::from_secs(1)).await;
+    assert_eq!(laggards(&delivery), [("polls", Lag::Disconnected)]);
+    tokio::time::sleep(Duration::from_millis(delivery.settled_ms)).await;
+    assert!(!client.status().is_fresh()); // I5
     drop(client);
     cluster.stop().await;
 }

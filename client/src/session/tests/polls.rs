@@ -45,6 +45,8 @@ impl Script {
             message,
         };
         self.tell(Event::Polled { attempt, polled });
+        // The connection of a poll is gone with its answer.
+        self.connect = None;
     }
 
     /// Lets a stream be asked for, and nothing come.
@@ -191,6 +193,60 @@ fn a_client_without_a_state_polls_once_as_soon_as_a_stream_brings_nothing() {
     assert!(!s.session.is_polling(), "it may have been chance");
     s.next_connect();
     assert!(!s.is_poll());
+}
+
+#[test]
+fn what_polls_bring_is_acknowledged_between_them() {
+    let mut s = Script::with_polling(Polling::Only, None);
+    let versions = |s: &Script| -> Vec<u64> { s.receipts.iter().map(|one| one.2).collect() };
+    s.polled("A", snapshot_message(0, 4), 0);
+    assert_eq!(versions(&s), [4]);
+    s.landed(true);
+    s.next_connect();
+    s.polled("A", heartbeat(4), 0);
+    s.pass(1_000);
+    assert_eq!(versions(&s), [4], "nothing is new");
+    s.next_connect();
+    s.polled("A", delta_message(0, 4, 5), 0);
+    assert_eq!(versions(&s), [4, 5]);
+    // It takes longer than until the next poll, which does not take it back.
+    s.next_connect();
+    s.polled("A", delta_message(0, 5, 7), 0);
+    assert_eq!(versions(&s), [4, 5], "one at a time");
+    s.landed(true);
+    assert_eq!(s.session.acknowledged(), Some(version(5)));
+    s.pass(10);
+    assert_eq!(versions(&s), [4, 5, 7]);
+    s.landed(false);
+    assert_eq!(s.session.counters().receipt_failures, 1);
+    s.next_connect();
+    s.polled("A", heartbeat(7), 0);
+    s.pass(2_000);
+    assert_eq!(versions(&s), [4, 5, 7, 7], "sent again");
+    s.landed(true);
+    assert_eq!(s.session.acknowledged(), Some(version(7)));
+
+    // A node of another cluster hears nothing of this one's versions, nor does anybody after a failure.
+    s.next_connect();
+    s.polled("A", delta_message(0, 7, 8), 0);
+    s.next_connect();
+    s.polled("B", heartbeat(9), 0);
+    assert_eq!(versions(&s), [4, 5, 7, 7, 8]);
+    s.pass(1_000);
+    assert_eq!(versions(&s), [4, 5, 7, 7, 8]);
+    s.next_connect();
+    s.open();
+    s.fail();
+    s.pass(500);
+    assert_eq!(versions(&s), [4, 5, 7, 7, 8]);
+    s.next_connect();
+    s.polled("A", heartbeat(8), 0);
+    s.pass(2_000);
+    assert_eq!(
+        versions(&s),
+        [4, 5, 7, 7, 8, 8],
+        "it was lost with the connection"
+    );
 }
 
 #[test]

@@ -93,12 +93,28 @@ pub(super) const APP: Param = param(
     "Only what this application needs: the flags with any of its tags, and what those use.",
 );
 
+const CLUSTER: Param = param(
+    "cluster",
+    ParamKind::Text { max: 64 },
+    "The cluster that `since` is of. Another one than this node's: `since` is not heard.",
+);
+
+const CLIENT: Param = param(
+    "client",
+    ParamKind::Text {
+        max: stream::CLIENT_LEN_MAX,
+    },
+    "Names the evaluator, for receipts; two that run at once have two names.",
+);
+
 pub(super) const SNAPSHOT: &[Param] = &[
     param(
         "since",
         ParamKind::Version,
         "The version the caller has: the answer says with `intent` whether nothing, changes or everything follows.",
     ),
+    CLUSTER,
+    CLIENT,
     APP,
 ];
 
@@ -108,18 +124,8 @@ pub(super) const STREAM: &[Param] = &[
         ParamKind::Version,
         "Resume from this version; as the header Last-Event-ID.",
     ),
-    param(
-        "cluster",
-        ParamKind::Text { max: 64 },
-        "The cluster that `since` is of. Another one than this node's: `since` is not heard.",
-    ),
-    param(
-        "client",
-        ParamKind::Text {
-            max: stream::CLIENT_LEN_MAX,
-        },
-        "Names the evaluator, for receipts; two that run at once have two names.",
-    ),
+    CLUSTER,
+    CLIENT,
     APP,
     WAIT,
 ];
