@@ -91,6 +91,8 @@ pub struct Core {
     pub(crate) hub: Arc<Hub>,
     /// Who is connected to the other members.
     pub(crate) rolls: crate::delivery::Rolls,
+    /// How this node finds out that the leader is gone.
+    pub(crate) succession: crate::succession::Succession,
     /// Cancelled when the node drains: open streams say goodbye, readiness goes red.
     pub(crate) draining: CancellationToken,
     /// The first thing that this node found wrong with itself (I4).

@@ -23,5 +23,6 @@ pub mod peer;
 pub mod server;
 pub mod settings;
 pub mod space;
+mod succession;
 mod verify;
 pub mod writer;

@@ -105,6 +105,9 @@ impl Core {
             } else if takes_vote(&status, node, &change) {
                 self.check_quorum_without(&status, node).await?;
             }
+            if node == self.node() && change == MemberChange::Lead {
+                return Ok(());
+            }
             if node == self.node() && takes_vote(&status, node, &change) {
                 return self.hand_over(&status, &change, within).await;
             }
@@ -125,21 +128,9 @@ impl Core {
         within: Duration,
     ) -> Result<(), MembershipError> {
         let deadline = Instant::now() + within;
-        let others = status.members.iter();
-        let others = others.filter(|member| member.voter && member.id != self.node());
-        let Some(next) = others.max_by_key(|member| member.matched) else {
-            return Err(MembershipError::NoLeader);
-        };
-        let asked = self.raft.transfer_leader(next.id).await;
-        asked.map_err(MembershipError::Refused)?;
-        let mut statuses = self.statuses();
-        let other_leads = |status: &Status| status.leader.is_some_and(|id| id != self.node());
+        let next = self.successor(status).await?;
         loop {
-            let handed = statuses.wait_for(other_leads).await;
-            let leader = handed
-                .ok()
-                .and_then(|status| status.leader_member().cloned());
-            let leader = leader.ok_or(MembershipError::NoLeader)?;
+            let leader = self.give_way(&next).await?;
             let call = self
                 .peers
                 .change_member(&leader, self.node(), change.clone(), deadline);
@@ -149,6 +140,92 @@ impl Core {
                 Ok(changed) => return changed,
                 Err(why) => return Err(MembershipError::Unknown(why.to_string())),
             }
+        }
+    }
+
+    /// The voter that is to lead after this one: of those that answer, the one with the longest log.
+    async fn successor(&self, status: &Status) -> Result<MemberStatus, MembershipError> {
+        let deadline = Instant::now() + ALIVE_MAX;
+        let others = status.members.iter();
+        let others = others.filter(|member| {
+            member.voter && member.id != self.node() && Some(member.id) != status.leader
+        });
+        let asked = others.map(|member| async move {
+            let alive = self.peers.is_alive(&member.member, deadline).await;
+            alive.then(|| member.clone())
+        });
+        let alive = join_all(asked).await.into_iter().flatten();
+        let next = alive.max_by_key(|member| member.matched);
+        next.ok_or_else(|| {
+            MembershipError::Refused("there is no other voter that answers and could lead".into())
+        })
+    }
+
+    /// Has another voter lead, and waits until one does. Cancelling is how to give up.
+    async fn give_way(&self, next: &MemberStatus) -> Result<MemberStatus, MembershipError> {
+        let mut statuses = self.statuses();
+        let other_leads = |status: &Status| status.leader.is_some_and(|id| id != self.node());
+        let asked = self.raft.transfer_leader(next.id).await;
+        asked.map_err(MembershipError::Refused)?;
+        let handed = statuses.wait_for(other_leads).await;
+        let leader = handed
+            .ok()
+            .and_then(|status| status.leader_member().cloned());
+        leader.ok_or(MembershipError::NoLeader)
+    }
+
+    /// Has another voter lead if this node does, so that nobody waits for an election when it stops.
+    pub(crate) async fn step_down(&self, within: Duration) {
+        let status = self.status();
+        if status.role != Role::Leader || status.members.iter().filter(|one| one.voter).count() < 2
+        {
+            return;
+        }
+        let handing_over = async {
+            let next = self.successor(&status).await?;
+            self.give_way(&next).await
+        };
+        match tokio::time::timeout(within, handing_over).await {
+            Ok(Ok(leader)) => tracing::info!("{} leads now", leader.member.name),
+            Ok(Err(why)) => tracing::warn!(%why, "nobody takes over: the others elect somebody"),
+            Err(_) => tracing::warn!("nobody took over in time: the others elect somebody"),
+        }
+    }
+
+    /// Has a voter lead, this node's choice if none is named; returns who that is.
+    ///
+    /// # Errors
+    /// As [`Core::change_member`].
+    pub async fn transfer_leader(
+        &self,
+        to: Option<MemberStatus>,
+        within: Duration,
+    ) -> Result<MemberStatus, MembershipError> {
+        let deadline = Instant::now() + within;
+        let status = self.status();
+        let next = match to {
+            Some(to) => to,
+            None => {
+                let here = |one: &&MemberStatus| {
+                    one.voter && one.id == self.node() && status.leader != Some(one.id)
+                };
+                match status.members.iter().find(here) {
+                    Some(here) => here.clone(),
+                    None => self.successor(&status).await?,
+                }
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.change_member(next.id, MemberChange::Lead, left)
+            .await?;
+        let mut statuses = self.statuses();
+        let leads = statuses.wait_for(|status| status.leader == Some(next.id));
+        match tokio::time::timeout_at(deadline, leads).await {
+            Ok(Ok(_)) => Ok(next.clone()),
+            _ => Err(MembershipError::Unknown(format!(
+                "{} does not lead yet",
+                next.member.name
+            ))),
         }
     }
 
@@ -205,6 +282,10 @@ fn refusal(status: &Status, node: u64, change: &MemberChange) -> Option<String> 
     let name = &member.member.name;
     match change {
         MemberChange::AddLearner(_) => None,
+        MemberChange::Lead if !member.voter => {
+            Some(format!("{name} has no vote: only a voter can lead"))
+        }
+        MemberChange::Lead => None,
         MemberChange::Promote if member.voter => Some(format!("{name} has a vote already")),
         MemberChange::Demote if !member.voter => Some(format!("{name} has no vote")),
         MemberChange::Promote => {

@@ -37,6 +37,7 @@ use crate::hub::receipts::Roll;
 use crate::membership::MembershipError;
 use crate::net::{BoxFuture, BoxedIo, Connect};
 use crate::space::{Shortage, SpaceReport};
+use crate::succession::{Judgement, Reign};
 use crate::writer::Written;
 
 /// Longest body taken from a peer, in bytes: an entry of the largest batch with room to spare.
@@ -175,7 +176,7 @@ impl PeerClient {
     }
 
     /// Where to reach a member.
-    fn address(&self, member: &Member) -> String {
+    pub(crate) fn address(&self, member: &Member) -> String {
         let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
         found.get(member).unwrap_or(&member.peer).clone()
     }
@@ -308,6 +309,20 @@ impl PeerClient {
         let deadline = waits_until + ANSWER_MAX;
         let to = self.address(to);
         call(&self.http, &to, "receipts", &body, deadline)
+            .await
+            .ok()
+    }
+
+    /// Asks a voter whether it finds the leader gone; `None` without an answer.
+    pub(crate) async fn judgement(
+        &self,
+        to: &Member,
+        reign: Reign,
+        deadline: Instant,
+    ) -> Option<Judgement> {
+        let body = (self.cluster, reign);
+        let to = self.address(to);
+        call(&self.http, &to, "judgement", &body, deadline)
             .await
             .ok()
     }
@@ -678,6 +693,11 @@ pub(crate) async fn answer(
         "space" => {
             ours(codec::decode(FORMAT, body).map_err(bad)?)?;
             codec::encode(FORMAT, &core.space.report()).map_err(bad)
+        }
+        "judgement" => {
+            let (cluster, reign): (ClusterId, Reign) = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(cluster)?;
+            codec::encode(FORMAT, &core.judge(reign).await).map_err(bad)
         }
         "announce" => {
             let call: Announcement = codec::decode(FORMAT, body).map_err(bad)?;

@@ -3,7 +3,7 @@
 //! Order at start: lock and identify the directory; listen (so that a port in use is found before
 //! anything is written); form or rejoin the cluster; open the log, the snapshots and the history;
 //! start Raft, the proofs of freshness and the Writer; serve. The API answers from the first
-//! moment on, and says what it waits for. Order at stop: readiness goes red, streams say goodbye,
+//! moment on, and says what it waits for. Order at stop: another voter leads; readiness goes red, streams say goodbye,
 //! requests finish within the grace, then Raft, then the log. A node whose Raft ends by itself
 //! stops, loudly; it never lingers half-dead.
 
@@ -36,6 +36,7 @@ use crate::hub::Hub;
 use crate::net::{BoxFuture, Connect, Listen};
 use crate::peer::{Answering, Greeter, PeerClient};
 use crate::space::SpaceWatch;
+use crate::succession::Succession;
 use crate::writer::Writer;
 
 /// Node ids are below this, so that JSON can carry them.
@@ -49,6 +50,9 @@ const INTRODUCTION_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest wait for one answer while the cluster forms.
 const FORMATION_MAX: Duration = Duration::from_secs(2);
+
+/// Longest wait for another voter to lead when a leader stops.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 
 /// How a node is started. The same on every node but for name, directory and addresses.
 #[derive(Clone, Debug)]
@@ -236,7 +240,7 @@ impl Node {
         }
     }
 
-    /// Stops: readiness red, goodbye to streams, open requests finish within the grace, then
+    /// Stops: another voter leads, readiness red, goodbye to streams, open requests finish within the grace, then
     /// consensus and the log.
     pub async fn shutdown(self) {
         let Self {
@@ -245,6 +249,9 @@ impl Node {
             forming,
             ..
         } = self;
+        if let Some(core) = shared.app.core() {
+            core.step_down(HAND_OVER_MAX).await;
+        }
         shared.app.drain();
         shared.stop_serving.cancel();
         let all = futures_util::future::join_all(serving);
@@ -551,6 +558,7 @@ impl Shared {
             ),
             confirm,
             rolls: Rolls::default(),
+            succession: Succession::new(self.connect.clone(), self.options.raft.heartbeat),
             complaint: crate::verify::start(raft.clone(), self.store.blocking, self.stop.clone()),
             writer: Writer::start(
                 raft.clone(),
@@ -570,10 +578,11 @@ impl Shared {
             .map_err(|_| "consensus was started twice".to_owned())?;
         let core = Arc::new(core);
         let rolls = call_rolls(Arc::downgrade(&core));
+        let succession = crate::succession::watch(Arc::downgrade(&core));
         let stop = self.stop.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = rolls => {}
+                _ = async { tokio::join!(rolls, succession) } => {}
                 () = stop.cancelled() => {}
             }
         });

@@ -110,6 +110,13 @@ async fn every_route_answers_as_documented() {
         api.send("DELETE", path, any, None).await.ok();
     }
 
+    let alone = api
+        .send("POST", "/v1/cluster:transfer-leader", &[], None)
+        .await;
+    alone.problem(409, "membership-refused");
+    let nobody = "/v1/cluster:transfer-leader?to=n9";
+    let missing = api.send("POST", nobody, &[], None).await;
+    missing.problem(404, "not-found");
     for (method, path) in [
         ("POST", "/v1/cluster/members/n1:promote"),
         ("POST", "/v1/cluster/members/n1:demote"),
@@ -142,6 +149,7 @@ async fn every_route_answers_as_documented() {
     documented.retain(|operation| !operation.ends_with("/stream"));
     // A cluster of one has no member to spare; `simulation/learners.rs` has three.
     documented.retain(|operation| !operation.contains("/cluster/members/"));
+    documented.retain(|operation| !operation.ends_with(":transfer-leader"));
     documented.sort();
     let exercised: Vec<String> = api.exercised().into_iter().collect();
     let missing: Vec<_> = documented

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use crate::adapter::LogAdapter;
 use crate::command::{Change, ClusterId};
@@ -34,7 +35,7 @@ use crate::snapshot_file::{SnapshotEncoder, SnapshotInfo, SnapshotReceiver, Snap
 use crate::state_machine::{
     Shared, SnapshotFile, StateMachine, header_of, read_meta, write_records,
 };
-use crate::types::{Payload, RaftEntry, TypeConfig, log_id};
+use crate::types::{Payload, RaftEntry, RaftVote, TypeConfig, log_id};
 use pennon_evaluator::Version;
 
 pub use crate::rpc::{BoxFuture, CallError, PeerTransport, Rpc};
@@ -194,6 +195,8 @@ pub enum MemberChange {
     Demote,
     /// It is no member any more.
     Remove,
+    /// It leads, when it has caught up. Nothing is stored.
+    Lead,
 }
 
 /// What a committed and applied proposal answered.
@@ -250,6 +253,8 @@ pub struct Raft {
     views: watch::Receiver<View>,
     statuses: watch::Receiver<Status>,
     receiving: Arc<Mutex<Option<Receiving>>>,
+    /// When entries or a heartbeat came last.
+    heard: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 /// A snapshot on its way in.
@@ -314,6 +319,7 @@ impl Raft {
             views,
             statuses,
             receiving,
+            heard: Arc::default(),
         })
     }
 
@@ -393,6 +399,10 @@ impl Raft {
             ),
             MemberChange::Promote => (ChangeMembers::AddVoterIds(ids), true),
             MemberChange::Demote => (ChangeMembers::RemoveVoters(ids), true),
+            MemberChange::Lead => {
+                let asked = self.transfer_leader(id).await;
+                return asked.map_err(ProposeError::Stopped);
+            }
             MemberChange::Remove if is_voter => (ChangeMembers::RemoveVoters(ids), false),
             MemberChange::Remove => (ChangeMembers::RemoveNodes(ids), false),
         };
@@ -520,6 +530,32 @@ impl Raft {
             .map_err(|why| why.to_string())
     }
 
+    /// When a leader was heard of last: entries or a heartbeat came. `None` when none was since the
+    /// start.
+    pub fn heard(&self) -> Option<Instant> {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last entry in the log.
+    pub fn last_log(&self) -> Option<LogId> {
+        self.log.state().last
+    }
+
+    /// Stands for election as if this leader had handed over to this node, without waiting for its
+    /// lease to pass. The caller knows that it is gone.
+    ///
+    /// # Errors
+    /// When the core has stopped, or this node has not taken anything from that leader.
+    pub async fn succeed(&self, leader: u64, term: u64) -> Result<(), String> {
+        let node = self.status().node;
+        let vote = RaftVote::new_committed(term, leader);
+        let request = TransferLeaderRequest::new(vote, node, None);
+        let taken = self.inner.handle_transfer_leader(request).await;
+        taken
+            .map_err(|why| why.to_string())?
+            .map_err(|why| why.to_string())
+    }
+
     /// Hands leadership to another voter, if this node leads.
     ///
     /// # Errors
@@ -548,6 +584,7 @@ impl Raft {
     pub async fn serve(&self, rpc: Rpc, body: &[u8]) -> Result<Bytes, String> {
         match rpc {
             Rpc::Append => {
+                *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                 let request: AppendEntriesRequest<TypeConfig> = self.open(body)?.1;
                 self.check_room(&request, body.len() as u64)?;
                 encode(

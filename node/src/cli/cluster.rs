@@ -18,6 +18,9 @@ use super::write::encoded;
 /// Digits of a digest in the table: enough to see that two differ.
 const DIGEST_CHARS: usize = 8;
 
+/// Between two looks at a member that catches up.
+const LOOK_PAUSE: Duration = Duration::from_millis(300);
+
 /// A lag beyond this is no answer on its way, in versions.
 const LAG_USUAL: u64 = 100;
 
@@ -31,6 +34,46 @@ pub(crate) enum ClusterCommand {
     Demote(MemberArgs),
     /// Take a member out of the cluster
     Remove(MemberArgs),
+    /// Wait for a node that was started with --learner, show how it catches up, then give it a vote
+    Add(AddArgs),
+    /// The same, and then take another member out of the cluster
+    Replace(ReplaceArgs),
+    /// Have another voter lead
+    TransferLeader {
+        /// Name or id of the voter; the cluster chooses unless given
+        member: Option<String>,
+    },
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Start the new node first, with an empty directory and the peer address of any member:
+  pennon serve --name n4 --learner --join 10.0.0.1:7500 --data /var/lib/pennon …
+  pennon cluster add n4")]
+pub(crate) struct AddArgs {
+    /// Name of the new node
+    member: String,
+
+    /// Leave it a learner: it serves like any other, and has no vote
+    #[arg(long)]
+    learner: bool,
+
+    /// Longest wait for it to come and to catch up
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    within: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReplaceArgs {
+    /// Name or id of the member that goes; it need not answer
+    old: String,
+
+    /// Name of the new node, started with --learner and an empty directory
+    new: String,
+
+    /// Longest wait for the new one to come and to catch up
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    within: Duration,
 }
 
 #[derive(Args, Debug)]
@@ -62,6 +105,19 @@ pub(crate) async fn run(command: ClusterCommand, asking: Asking) -> Result<(), F
             change(&asking, Method::POST, &args.member, ":demote").await
         }
         ClusterCommand::Remove(args) => change(&asking, Method::DELETE, &args.member, "").await,
+        ClusterCommand::Add(args) => {
+            caught_up(&asking, &args.member, args.within).await?;
+            match args.learner {
+                true => Ok(()),
+                false => change(&asking, Method::POST, &args.member, ":promote").await,
+            }
+        }
+        ClusterCommand::Replace(args) => replace(&asking, &args).await,
+        ClusterCommand::TransferLeader { member } => {
+            let to = member.map(|member| format!("?to={}", encoded(&member)));
+            let path = format!("/v1/cluster:transfer-leader{}", to.unwrap_or_default());
+            show_change(&asking, Method::POST, &path).await
+        }
     }
 }
 
@@ -72,9 +128,13 @@ async fn change(
     action: &str,
 ) -> Result<(), Failure> {
     let path = format!("/v1/cluster/members/{}{action}", encoded(member));
+    show_change(asking, method, &path).await
+}
+
+async fn show_change(asking: &Asking, method: Method, path: &str) -> Result<(), Failure> {
     let answer = asking
         .admin
-        .request(method, &path, HeaderMap::new(), None)
+        .request(method, path, HeaderMap::new(), None)
         .await?;
     if !asking.terminal.is_table() {
         return asking.terminal.value(answer.body());
@@ -82,10 +142,70 @@ async fn change(
     let text = |name: &str| shown(answer.body()[name].as_str().unwrap_or("?"));
     let became = match answer.body()["role"].as_str() {
         Some("voter") => "has a vote",
+        Some("leader") => "leads",
         Some("learner") => "has no vote; it goes on as a learner",
         _ => "is no member any more; stop it, and remove its data directory before it joins again",
     };
     asking.terminal.line(format!("{} {became}", text("name")))
+}
+
+/// A vote for the new one, then the old one goes: at no time are there fewer voters than before.
+async fn replace(asking: &Asking, args: &ReplaceArgs) -> Result<(), Failure> {
+    let cluster = asking.admin.cluster().await?.into_body();
+    if member_in(&cluster, &args.old).is_none() {
+        let text = format!("no member is called {}", args.old);
+        return Err(Failure::new(Exit::NotFound, text));
+    }
+    caught_up(asking, &args.new, args.within).await?;
+    let is_voter = |one: &Value| one["voter"] == true;
+    let now = asking.admin.cluster().await?.into_body();
+    if !member_in(&now, &args.new).is_some_and(is_voter) {
+        change(asking, Method::POST, &args.new, ":promote").await?;
+    }
+    change(asking, Method::DELETE, &args.old, "").await
+}
+
+fn member_in<'a>(cluster: &'a Value, name: &str) -> Option<&'a Value> {
+    let members = cluster["members"].as_array()?;
+    let by_name = members.iter().find(|one| one["name"] == name);
+    by_name.or_else(|| {
+        members
+            .iter()
+            .find(|one| one["id"].as_u64().is_some_and(|id| Ok(id) == name.parse()))
+    })
+}
+
+/// Waits until a member is there and has what the others have; says how far it is.
+async fn caught_up(asking: &Asking, name: &str, within: Duration) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + within;
+    let mut signals = Signals::take()?;
+    let mut said = String::new();
+    loop {
+        let cluster = asking.admin.cluster().await?.into_body();
+        let now = match member_in(&cluster, name) {
+            None => format!("waiting for {name}: start it with --learner and --join"),
+            Some(member) => match (member["answers"].as_bool(), member["lag"].as_u64()) {
+                (Some(true), Some(lag)) if lag <= LAG_USUAL => return Ok(()),
+                (Some(true), Some(lag)) => {
+                    let all = cluster["version"].as_u64().unwrap_or_default().max(1);
+                    let part = 100 - (lag.min(all) * 100).div_ceil(all);
+                    format!("{name} catches up: {part} %, {lag} versions behind")
+                }
+                _ => format!("{name} does not answer yet"),
+            },
+        };
+        if now != said {
+            asking.terminal.note(&now);
+            said = now;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(Failure::new(Exit::Timeout, format!("not in time: {said}")));
+        }
+        tokio::select! {
+            _ = signals.next() => return Err(Failure::silent(Exit::Failure)),
+            () = tokio::time::sleep(LOOK_PAUSE) => {}
+        }
+    }
 }
 
 async fn once(asking: &Asking) -> Result<(), Failure> {

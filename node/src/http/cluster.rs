@@ -69,6 +69,21 @@ pub(crate) async fn remove(call: Call) -> Result<Answer, Problem> {
     change(&call, MemberChange::Remove).await
 }
 
+/// Has another voter lead.
+pub(crate) async fn transfer_leader(call: Call) -> Result<Answer, Problem> {
+    let within = call.duration("timeout", TIMEOUT_DEFAULT, TIMEOUT_MAX)?;
+    let core = call.core()?;
+    let to = call.param("to").map(|to| member_of(core, to)).transpose()?;
+    let leader = core.transfer_leader(to, within).await;
+    let leader = leader.map_err(|why| refused(&why))?;
+    let body = json!({ "id": leader.id, "name": leader.member.name, "role": "leader" });
+    let decided = Decided {
+        version: core.view().version(),
+        fresh_at: core.fresh_at(),
+    };
+    Ok(Answer::json(decided, body.to_string()))
+}
+
 async fn change(call: &Call, change: MemberChange) -> Result<Answer, Problem> {
     let within = call.duration("timeout", TIMEOUT_DEFAULT, TIMEOUT_MAX)?;
     let core = call.core()?;
@@ -76,7 +91,7 @@ async fn change(call: &Call, change: MemberChange) -> Result<Answer, Problem> {
     let changed = core.change_member(member.id, change.clone(), within).await;
     changed.map_err(|why| refused(&why))?;
     let role = match change {
-        MemberChange::Promote => "voter",
+        MemberChange::Promote | MemberChange::Lead => "voter",
         MemberChange::Demote | MemberChange::AddLearner(_) => "learner",
         MemberChange::Remove => "removed",
     };

@@ -389,6 +389,16 @@ pub(crate) static ROUTES: &[Route] = &[
             |call| Box::pin(cluster::get(call)),
         )
     },
+    Route {
+        query: &[TRANSFER, TIMEOUT],
+        ..membership(
+            Verb::Post,
+            "/v1/cluster:transfer-leader",
+            "transferLeader",
+            "Has another voter lead, without waiting for an election.",
+            |call| Box::pin(cluster::transfer_leader(call)),
+        )
+    },
     membership(
         Verb::Post,
         "/v1/cluster/members/{member}:promote",

@@ -411,7 +411,7 @@ fn node() -> Value {
         "MemberChanged": object("What became of a member.", json!({
             "id": { "type": "integer" },
             "name": { "type": "string" },
-            "role": { "enum": ["voter", "learner", "removed"] },
+            "role": { "enum": ["voter", "learner", "removed", "leader"] },
         })),
         "RestoreRequest": object("A whole ground state.", json!({
             "objects": list_of(object("One object of all that there shall be.", json!({

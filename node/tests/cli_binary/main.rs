@@ -14,6 +14,7 @@
 mod backups;
 mod commands;
 mod explain;
+mod members;
 mod nodes;
 mod outputs;
 mod support;

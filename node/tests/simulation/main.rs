@@ -14,6 +14,7 @@ mod learners;
 mod links;
 mod receipts;
 mod recover;
+mod succession;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -38,7 +39,7 @@ struct Cluster {
     raft: RaftOptions,
     starts: u64,
     /// By how many hours the time of day of each node is off.
-    hours: [Arc<AtomicI64>; 4],
+    hours: [Arc<AtomicI64>; 5],
 }
 
 /// tokio's clock, with a time of day that can be set.

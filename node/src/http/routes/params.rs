@@ -198,3 +198,9 @@ pub(super) const RESTORE_ERRORS: &[Slug] = &[
     Slug::OutcomeUnknown,
     Slug::Forbidden,
 ];
+
+pub(super) const TRANSFER: &[Param] = &[param(
+    "to",
+    ParamKind::Text { max: 255 },
+    "Name or id of the voter; the node chooses one unless given.",
+)];
