@@ -162,6 +162,11 @@ impl Slot {
         }
     }
 
+    /// Whether all that its state uses, directly or not, is as it was.
+    fn is_as(&self, before: &Slot) -> bool {
+        (self.config_version, self.sound) == (before.config_version, before.sound)
+    }
+
     /// The key of what is here.
     #[inline]
     pub(crate) fn key(&self) -> &str {
@@ -275,6 +280,39 @@ impl Table {
     pub(crate) fn all_flags(&self) -> impl Iterator<Item = &Flag> {
         let found = self.order.iter().filter_map(|slot| self.found(*slot));
         found.map(|found| found.flag)
+    }
+
+    /// The flags that may be decided otherwise than in an earlier table. None when that is not to be
+    /// seen slot by slot: a state is gone, or one of the tables was not made from the other.
+    pub(crate) fn moved_since(&self, earlier: &Table) -> Option<Vec<&FlagKey>> {
+        let mut moved = Vec::new();
+        let chunks = self.chunks.iter().enumerate();
+        for (n, chunk) in chunks {
+            let before = earlier.chunks.get(n);
+            if before.is_some_and(|before| Arc::ptr_eq(before, chunk)) {
+                continue;
+            }
+            let numbers = (n * CHUNK_LEN) as u32..self.len;
+            for (number, slot) in numbers.zip(chunk.iter()) {
+                let before = earlier.at(number).filter(|_| number < earlier.len);
+                if before.is_some_and(|before| before.key() != slot.key()) {
+                    return None;
+                }
+                match (before.map(|before| &before.loaded), &slot.loaded) {
+                    (None | Some(Loaded::Vacant), Loaded::Flag(flag)) => moved.push(&flag.flag.key),
+                    (Some(Loaded::Flag(was)), Loaded::Flag(flag)) => {
+                        if was.encoded != flag.encoded || before.is_some_and(|b| !slot.is_as(b)) {
+                            moved.push(&flag.flag.key);
+                        }
+                    }
+                    // Who uses it shows by the version of its configuration.
+                    (None | Some(Loaded::Vacant), _)
+                    | (Some(Loaded::Segment(_)), Loaded::Segment(_)) => {}
+                    (Some(_), _) => return None,
+                }
+            }
+        }
+        (earlier.len <= self.len).then_some(moved)
     }
 
     pub(crate) fn state(&self, key: &StateKey) -> Option<&EncodedState> {
