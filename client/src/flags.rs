@@ -33,9 +33,7 @@ pub(crate) struct Shared {
     pub(crate) endpoints: Arc<[Endpoint]>,
     policy: StalePolicy,
     current: Current,
-    /// The version held, whatever it came by; none before the first snapshot.
-    version: watch::Sender<Option<Version>>,
-    /// The state as it was when its content last changed.
+    /// The state as it was when its version or content last changed; none before the first snapshot.
     changed: watch::Sender<Option<Arc<Held>>>,
     reports: watch::Sender<Report>,
 }
@@ -52,7 +50,6 @@ impl Shared {
             endpoints,
             policy,
             current: Current::default(),
-            version: watch::Sender::new(None),
             changed: watch::Sender::new(None),
             reports: watch::Sender::new(first),
         }
@@ -60,17 +57,19 @@ impl Shared {
 
     /// Lets evaluations read a state, then tells those who wait for its version.
     pub(crate) fn publish(&self, held: Option<&Arc<Held>>) {
-        let before = self.current.replace(held.cloned());
-        let version = held.map(|held| held.snapshot.version());
-        self.version.send_if_modified(|have| {
-            let news = *have != version;
-            *have = version;
+        self.current.replace(held.cloned());
+        let mut held = held.cloned();
+        self.changed.send_if_modified(|before| {
+            let news = match (&*before, &held) {
+                (Some(before), Some(held)) => !before.has_content_of(held),
+                (before, held) => before.is_some() != held.is_some(),
+            };
+            if news {
+                std::mem::swap(before, &mut held);
+            }
             news
         });
-        let digest = |held: &Arc<Held>| (held.snapshot.digest(), held.cluster_id.clone());
-        if before.as_ref().map(digest) != held.map(digest) {
-            self.changed.send_replace(held.cloned());
-        }
+        // What was there before is dropped here, where it holds nobody up.
     }
 
     /// Changes what the status is made of, for who has no session.
@@ -83,23 +82,14 @@ impl Shared {
         let Some(endpoint) = self.endpoints.get(session.endpoint()) else {
             return;
         };
-        let held = session.held().cloned();
-        let report = Report {
-            endpoint: endpoint.clone(),
-            connected_since: session.connected_since(),
-            freshness: held.as_ref().map(|held| held.freshness(now).1),
-            held,
-            polling: session.is_polling(),
-            acknowledged: session.acknowledged(),
-            last_error: session.last_error().cloned(),
-            cache: cache.cloned(),
-            counters: *session.counters(),
-        };
-        self.reports.send_if_modified(|before| {
-            let news = report.is_news_after(before);
-            *before = report;
-            news
+        let mut before = None;
+        self.reports.send_if_modified(|report| {
+            let changed = report.hold(session.held(), now);
+            before = changed.before;
+            // Not `||`: all of them are to be taken over.
+            changed.is_news | report.be_at(endpoint) | report.follow(session) | report.keep(cache)
         });
+        drop(before); // Here, where it holds nobody up.
     }
 }
 
@@ -241,7 +231,8 @@ impl Client {
 
     /// Returns the version held; none before the first snapshot.
     pub fn version(&self) -> Option<Version> {
-        self.read(|page| page.version())
+        let held = self.shared.current.guard();
+        held.as_ref().map(|held| held.snapshot.version())
     }
 
     /// Says whether there is a state to evaluate.
@@ -318,10 +309,11 @@ impl Client {
         timeout: Duration,
         enough: impl Fn(Option<Version>) -> bool,
     ) -> Result<Option<Version>, Error> {
-        let mut versions = self.shared.version.subscribe();
-        let waiting = versions.wait_for(|have| enough(*have));
+        let version = |held: &Option<Arc<Held>>| held.as_ref().map(|held| held.snapshot.version());
+        let mut changed = self.shared.changed.subscribe();
+        let waiting = changed.wait_for(|held| enough(version(held)));
         match tokio::time::timeout(timeout, waiting).await {
-            Ok(Ok(version)) => Ok(*version),
+            Ok(Ok(held)) => Ok(version(&held)),
             Ok(Err(_)) => Err(Error::stopped()),
             Err(_) => Err(Error::timed_out(format!("nothing came within {timeout:?}"))),
         }

@@ -80,6 +80,14 @@ impl Held {
         held
     }
 
+    /// Whether it is the same version with the same content.
+    pub(crate) fn has_content_of(&self, other: &Held) -> bool {
+        let (ours, theirs) = (&self.snapshot, &other.snapshot);
+        ours.version() == theirs.version()
+            && ours.digest() == theirs.digest()
+            && self.cluster_id == other.cluster_id
+    }
+
     /// The staleness bound of the environment.
     pub(crate) fn environment_bound(&self) -> Duration {
         self.environment_bound

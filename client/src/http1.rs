@@ -7,6 +7,9 @@
 //! (`transport.rs`).
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Context;
 
 use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
@@ -19,7 +22,7 @@ use pennon_evaluator::Version;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::task::AbortHandle;
 
-use crate::endpoint::{Connector, Endpoint};
+use crate::endpoint::{self, Connector, Endpoint};
 use crate::error::Error;
 
 /// The most that a connection reads ahead of its reader, in bytes; then the sender has to wait.
@@ -43,13 +46,23 @@ pub(crate) fn segment(key: &str) -> impl fmt::Display + '_ {
 }
 
 /// A connection that is free for a request. Dropping it closes it.
-#[derive(Debug)]
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    _driver: AbortOnDrop,
+    driving: Driving,
 }
 
-#[derive(Debug)]
+type Io = TokioIo<Box<dyn endpoint::Io>>;
+
+/// Who moves the bytes.
+enum Driving {
+    /// A task of its own.
+    Apart { _task: AbortOnDrop },
+    /// Whoever waits for something, through [`Connection::drive`]. So what comes wakes one task.
+    Here(Box<http1::Connection<Io, Full<Bytes>>>),
+    /// Nobody: it ended.
+    Ended,
+}
+
 struct AbortOnDrop(AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -104,8 +117,9 @@ impl Outgoing {
 }
 
 impl Connection {
-    /// Opens a connection.
-    pub(crate) async fn open(
+    /// Opens a connection that lives while somebody waits for something from it: what is awaited goes
+    /// through [`Connection::drive`].
+    pub(crate) async fn open_here(
         connector: &dyn Connector,
         endpoint: &Endpoint,
     ) -> Result<Connection, Error> {
@@ -125,14 +139,31 @@ impl Connection {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| unreachable(&e))?;
-        let driver = tokio::spawn(async move {
-            // Its end, good or bad, reaches whoever waits for an answer or a body.
-            let _ = driver.await;
-        });
-        Ok(Connection {
-            sender,
-            _driver: AbortOnDrop(driver.abort_handle()),
-        })
+        let driving = Driving::Here(Box::new(driver));
+        Ok(Connection { sender, driving })
+    }
+
+    /// Opens a connection that lives by itself, also while nobody waits for anything from it.
+    pub(crate) async fn open(
+        connector: &dyn Connector,
+        endpoint: &Endpoint,
+    ) -> Result<Connection, Error> {
+        let mut connection = Connection::open_here(connector, endpoint).await?;
+        if let Driving::Here(driver) = connection.driving {
+            let task = tokio::spawn(async move {
+                // Its end, good or bad, reaches whoever waits for an answer or a body.
+                let _ = driver.await;
+            });
+            let _task = AbortOnDrop(task.abort_handle());
+            connection.driving = Driving::Apart { _task };
+        }
+        Ok(connection)
+    }
+
+    /// Waits for something that comes by this connection, and moves the bytes meanwhile if nobody
+    /// else does. Dropping the future loses nothing that dropping `work` does not.
+    pub(crate) fn drive<T>(&mut self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        self.driving.during(work)
     }
 
     /// Says whether the other side still has the connection open, as far as is known.
@@ -150,10 +181,11 @@ impl Connection {
         let lost = |e: &hyper::Error| {
             Error::unreachable(format!("the connection failed: {}", causes(e))).at(endpoint)
         };
-        if let Err(error) = self.sender.ready().await {
+        let Connection { sender, driving } = self;
+        if let Err(error) = driving.during(sender.ready()).await {
             return Err(NoAnswer::NotSent(lost(&error)));
         }
-        match self.sender.try_send_request(request).await {
+        match driving.during(sender.try_send_request(request)).await {
             Ok(response) => Ok(response),
             Err(mut error) => {
                 // hyper hands the request back only when none of it was written.
@@ -164,6 +196,26 @@ impl Connection {
                     false => NoAnswer::Lost(error),
                 })
             }
+        }
+    }
+}
+
+impl Driving {
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            self.poll(context);
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) {
+        if let Driving::Here(driver) = self
+            && Pin::new(driver).poll(context).is_ready()
+        {
+            // Its end, good or bad, reaches whoever waits for an answer or a body.
+            *self = Driving::Ended;
         }
     }
 }
@@ -261,7 +313,7 @@ mod tests {
     }
 
     /// Reads an answer that comes byte by byte; returns it, and what was held at once meanwhile.
-    fn read_drip(answer: &[u8], len_max: usize) -> (Result<Bytes, Error>, u64) {
+    fn read_drip(answer: &[u8], len_max: usize, here: bool) -> (Result<Bytes, Error>, u64) {
         let node = Drip(answer.into());
         let endpoint = Endpoint::parse("http://n1:1").unwrap();
         let outgoing = Outgoing {
@@ -275,10 +327,17 @@ mod tests {
         let mut body = Ok(Bytes::new());
         let memory = allocation_counter::measure(|| {
             body = runtime.block_on(async {
-                let mut connection = Connection::open(&node, &endpoint).await?;
+                let mut connection = match here {
+                    true => Connection::open_here(&node, &endpoint).await?,
+                    false => Connection::open(&node, &endpoint).await?,
+                };
+                let tasks = tokio::runtime::Handle::current().metrics();
+                // The node's is one.
+                assert_eq!(tasks.num_alive_tasks(), if here { 1 } else { 2 });
                 let response = connection.send(&outgoing, &endpoint).await;
                 let response = response.map_err(NoAnswer::into_error)?;
-                read_body(response.into_body(), len_max).await
+                let body = read_body(response.into_body(), len_max);
+                connection.drive(body).await
             });
         });
         (body, memory.bytes_max)
@@ -299,12 +358,13 @@ mod tests {
             ]
             .concat(),
         ];
-        for answer in answers {
-            let (body, held) = read_drip(&answer, LEN);
+        let answers = answers.iter();
+        for (answer, here) in answers.flat_map(|answer| [(answer, true), (answer, false)]) {
+            let (body, held) = read_drip(answer, LEN, here);
             assert!(body.unwrap() == content);
             let held_max = (3 * LEN + (32 << 10)) as u64;
             assert!(held <= held_max, "{held} bytes, not {held_max}");
-            let (refused, held) = read_drip(&answer, LEN / 4 - 1);
+            let (refused, held) = read_drip(answer, LEN / 4 - 1, here);
             let refused = refused.unwrap_err().to_string();
             assert_eq!(refused, "the answer is longer than 16383 bytes");
             assert!(held <= held_max / 4 + (32 << 10), "{held} bytes");

@@ -36,6 +36,7 @@
 //! call; [`testing`] is for their tests, [`admin`] for those who write.
 
 pub mod admin;
+mod alarm;
 mod builder;
 mod cache;
 mod changes;

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::held::{Held, Source};
+use crate::session::Session;
 
 /// How often things happened since the client started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,21 +145,65 @@ impl Report {
         }
     }
 
-    /// Says whether a watcher should hear of the change from one report to the next.
-    pub(crate) fn is_news_after(&self, before: &Report) -> bool {
-        let seen = |report: &Report| {
-            let held = report.held.as_ref();
-            (
-                report.connected_since,
-                report.freshness,
-                report.counters.failures,
-                report.polling,
-                held.map(|held| (held.snapshot.version(), held.bound())),
-                report.cache.as_ref().map(|cache| cache.warning.clone()),
-            )
-        };
-        seen(self) != seen(before) || self.endpoint != before.endpoint
+    // The report is brought up to date after every event, so what is as it was is not copied. Each of
+    // these takes a part over and says whether a watcher should hear of it.
+
+    /// Takes over what is held. What was held before is handed back, to be dropped elsewhere.
+    pub(crate) fn hold(&mut self, held: Option<&Arc<Held>>, now: Duration) -> Replaced {
+        let freshness = held.map(|held| held.freshness(now).1);
+        let mut is_news = self.freshness != freshness;
+        self.freshness = freshness;
+        if self.held.as_ref().map(Arc::as_ptr) == held.map(Arc::as_ptr) {
+            let before = None;
+            return Replaced { is_news, before };
+        }
+        let seen = |held: &Arc<Held>| (held.snapshot.version(), held.bound());
+        is_news |= self.held.as_ref().map(seen) != held.map(seen);
+        let before = std::mem::replace(&mut self.held, held.cloned());
+        Replaced { is_news, before }
     }
+
+    /// Takes over which node is talked to.
+    pub(crate) fn be_at(&mut self, endpoint: &Endpoint) -> bool {
+        let moved = self.endpoint != *endpoint;
+        if moved {
+            self.endpoint = endpoint.clone();
+        }
+        moved
+    }
+
+    /// Takes over how the session is.
+    pub(crate) fn follow(&mut self, session: &Session) -> bool {
+        let failed = self.counters.failures != session.counters().failures;
+        if failed {
+            // Every error is counted as a failure.
+            self.last_error = session.last_error().cloned();
+        }
+        let seen = |report: &Report| (report.connected_since, report.polling);
+        let before = seen(self);
+        self.connected_since = session.connected_since();
+        self.polling = session.is_polling();
+        self.acknowledged = session.acknowledged();
+        self.counters = *session.counters();
+        failed || seen(self) != before
+    }
+
+    /// Takes over how the disk cache is.
+    pub(crate) fn keep(&mut self, cache: Option<&CacheStatus>) -> bool {
+        if self.cache.as_ref() == cache {
+            return false;
+        }
+        let warning = |cache: Option<&CacheStatus>| cache.and_then(|cache| cache.warning.clone());
+        let is_news = warning(self.cache.as_ref()) != warning(cache);
+        self.cache = cache.cloned();
+        is_news
+    }
+}
+
+/// What a report held before, and whether a watcher should hear of the change.
+pub(crate) struct Replaced {
+    pub(crate) is_news: bool,
+    pub(crate) before: Option<Arc<Held>>,
 }
 
 /// Waits for the status to change.

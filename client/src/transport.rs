@@ -20,11 +20,12 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use pennon_evaluator::Version;
 use pennon_evaluator::wire::{FrameDecoder, MEDIA_TYPE_FRAMES};
 use tokio::sync::oneshot;
 
+use crate::alarm::Alarm;
 use crate::cache::{Cache, Restored};
 use crate::endpoint::{Connector, Endpoint};
 use crate::error::Error;
@@ -33,11 +34,6 @@ use crate::http1::{self, Connection, Outgoing, PROBLEM_LEN_MAX};
 use crate::polling::Poll;
 use crate::receipts::Receipts;
 use crate::session::{Attempt, Effect, Event, Polled, ReceiptId, Session};
-
-/// The longest time without a look at the clock, so that a suspend is noticed soon after.
-const TICK_MAX: Duration = Duration::from_secs(1);
-/// The shortest, for clocks that run slower than the timer.
-const TICK_MIN: Duration = Duration::from_millis(1);
 
 /// What the task needs besides the session.
 pub(crate) struct Driver {
@@ -58,20 +54,19 @@ impl Driver {
     /// Runs until the last client is gone, or it is dropped.
     pub(crate) async fn run(mut self, mut gone: oneshot::Receiver<()>) {
         self.restore().await;
-        self.tell(Event::Start);
+        let mut now = self.tell(Event::Start);
+        let mut alarm = Alarm::new();
         loop {
-            let now = self.shared.clock.now();
-            let wake = self.session.wake_at(now);
-            let wait = wake.map_or(TICK_MAX, |at| at.saturating_sub(now));
+            alarm.set(self.session.wake_at(now), now);
             let event = tokio::select! {
                 biased;
                 _ = &mut gone => break,
-                () = tokio::time::sleep(wait.clamp(TICK_MIN, TICK_MAX)) => Event::Tick,
+                () = alarm.ring() => Event::Tick,
                 event = self.link.next() => event,
                 event = self.receipts.next() => event,
                 event = saved(&mut self.cache) => event,
             };
-            self.tell(event);
+            now = self.tell(event);
         }
         (self.link, self.receipts) = (Link::Closed, Receipts::default());
         if let Some(cache) = self.cache.take() {
@@ -95,7 +90,8 @@ impl Driver {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    /// Tells the session of an event, and returns when that was.
+    fn tell(&mut self, event: Event) -> Duration {
         let now = self.shared.clock.now(); // I5: before the request is written
         let requested = matches!(event, Event::Requested { .. });
         // Bytes of a message to come are nothing to report.
@@ -155,6 +151,7 @@ impl Driver {
         if is_news {
             self.shared.report(&self.session, cache, now);
         }
+        now
     }
 
     fn save(&mut self) {
@@ -169,7 +166,13 @@ impl Driver {
         };
         let connector = Arc::clone(&self.connector);
         let at = endpoint.clone();
-        let opening = Box::pin(async move { Connection::open(&*connector, &at).await });
+        let lone = matches!(wanted, Wanted::Stream(_));
+        let opening = Box::pin(async move {
+            match lone {
+                true => Connection::open_here(&*connector, &at).await,
+                false => Connection::open(&*connector, &at).await,
+            }
+        });
         self.link = Link::Dialing {
             attempt,
             endpoint,
@@ -298,7 +301,7 @@ pub(crate) enum Link {
     Streaming {
         attempt: Attempt,
         endpoint: Endpoint,
-        _connection: Connection,
+        connection: Connection,
         body: Incoming,
         decoder: FrameDecoder,
     },
@@ -331,10 +334,16 @@ impl Link {
                 Link::Streaming {
                     attempt,
                     endpoint,
+                    connection,
                     body,
                     decoder,
-                    ..
-                } => return read(*attempt, endpoint, body, decoder).await,
+                } => {
+                    if let Some(event) = pull(*attempt, endpoint, decoder) {
+                        return event;
+                    }
+                    let frame = connection.drive(body.frame()).await;
+                    return read(*attempt, endpoint, frame, decoder);
+                }
             }
         }
     }
@@ -404,7 +413,7 @@ impl Link {
                 *self = Link::Streaming {
                     attempt,
                     endpoint,
-                    _connection: connection,
+                    connection,
                     body,
                     decoder: FrameDecoder::default(),
                 };
@@ -431,17 +440,14 @@ fn pull(attempt: Attempt, endpoint: &Endpoint, decoder: &mut FrameDecoder) -> Op
     }
 }
 
-/// Waits for bytes until a message is complete or the stream ends.
-async fn read(
+/// Takes in what came next: bytes, or the end of the stream.
+fn read(
     attempt: Attempt,
     endpoint: &Endpoint,
-    body: &mut Incoming,
+    frame: Option<hyper::Result<Frame<Bytes>>>,
     decoder: &mut FrameDecoder,
 ) -> Event {
-    if let Some(event) = pull(attempt, endpoint, decoder) {
-        return event;
-    }
-    match body.frame().await {
+    match frame {
         Some(Ok(frame)) => {
             if let Some(bytes) = frame.data_ref() {
                 decoder.push(bytes);
@@ -478,7 +484,8 @@ async fn ask(
     let response = connection.send(&outgoing, &endpoint).await;
     let response = response.map_err(|e| no_answer(e.into_error()))?;
     if response.status() != StatusCode::OK {
-        return Err(refusal(response, &outgoing, &endpoint).await);
+        let refusal = refusal(response, &outgoing, &endpoint);
+        return Err(connection.drive(refusal).await);
     }
     let media_type = response.headers().get(CONTENT_TYPE);
     let media_type = media_type.and_then(|value| value.to_str().ok());

@@ -29,7 +29,7 @@ const READ_TIME_MAX: Duration = Duration::from_secs(5);
 const LAST_WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The disk cache at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStatus {
     /// Where it is.

@@ -237,11 +237,13 @@ async fn opened(
     tasks.spawn(async move {
         // By version: `changes()` also finds out which flags changed, which nobody asks here.
         let next = |at: Option<Version>| at.unwrap_or_default().checked_add(1);
-        while let Some(next) = next(client.version()) {
-            if client.wait_for(next, SILENCE_MAX).await.is_err() {
+        let mut have = client.version();
+        while let Some(next) = next(have) {
+            let Ok(version) = client.wait_for(next, SILENCE_MAX).await else {
                 return;
-            }
-            seat.saw(client.version().map_or(0, Version::get));
+            };
+            seat.saw(version.get());
+            have = Some(version);
         }
     });
     Ok(())
