@@ -304,6 +304,60 @@ async fn a_stream_resumes_from_the_version_the_client_has() {
 }
 
 #[tokio::test]
+async fn a_last_event_id_that_is_none_of_ours_is_refused_or_answered_with_everything() {
+    let (node, api) = furnished().await;
+    let newest = api.get("/v1/environments/e/snapshot").await.version();
+    for bad in [
+        "",
+        " ",
+        "x",
+        "-1",
+        "+1",
+        "1.0",
+        "1e3",
+        "0x10",
+        "1,2",
+        "\"3\"",
+        "9007199254740992",
+        "18446744073709551616",
+        "99999999999999999999999999",
+        "null",
+        "3 4",
+    ] {
+        let refused = api.send("GET", PATH, &[("last-event-id", bad)], None).await;
+        let refused = refused.problem(400, "validation");
+        assert!(
+            refused.text.contains("Last-Event-ID"),
+            "{bad:?}: {}",
+            refused.text
+        );
+    }
+    let twice = [("last-event-id", "1"), ("last-event-id", "2")];
+    let twice = api.send("GET", PATH, &twice, None).await;
+    twice.problem(400, "validation");
+    // Of the future: this node waits for it, then says that it is behind; never an older state.
+    let future = (newest + 1_000).to_string();
+    let future = [("last-event-id", future.as_str())];
+    let waiting = format!("{PATH}?wait=20ms");
+    let ahead = api.send("GET", &waiting, &future, None).await;
+    ahead.problem(503, "not-fresh-enough");
+    // Of another cluster: it means nothing here, however great it is.
+    let foreign = format!("{PATH}?wait=20ms&cluster=00000000000000000000000000000000");
+    let mut events = Events::open(&api, &foreign, &future).await;
+    assert_eq!(events.next().await.data["intent"], "full");
+    let snapshot = events.news().await;
+    assert_eq!(
+        (snapshot.name.as_str(), snapshot.id),
+        ("snapshot", Some(newest))
+    );
+    // Of a past that nobody remembers: everything.
+    let mut events = Events::open(&api, PATH, &[("last-event-id", "0")]).await;
+    assert_eq!(events.next().await.data["intent"], "full");
+    assert_eq!(events.news().await.name, "snapshot");
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn frames_carry_the_same_messages() {
     let (node, api) = furnished().await;
     let response = api

@@ -14,6 +14,7 @@ mod learners;
 mod links;
 mod receipts;
 mod recover;
+mod stalled;
 mod succession;
 
 use std::sync::Arc;
