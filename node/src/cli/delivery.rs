@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::connection::Asking;
 use super::failure::{Exit, Failure};
+use super::hints;
 use super::terminal::{Cell, Paint, counted, shown};
 use super::write::encoded;
 
@@ -38,10 +39,13 @@ pub(crate) async fn status(command: StatusCommand, asking: Asking) -> Result<(),
         Some(flag) => format!("/v1/environments/{place}/status/{}", encoded(flag)),
         None => format!("/v1/environments/{place}/status"),
     };
-    let answer = asking
+    let asked = asking
         .admin
-        .request(Method::GET, &path, HeaderMap::new(), None)
-        .await?;
+        .request(Method::GET, &path, HeaderMap::new(), None);
+    let answer = match asked.await {
+        Ok(answer) => answer,
+        Err(error) => return Err(not_there(&asking, &command, error.into()).await),
+    };
     let body = answer.body();
     if !asking.terminal.is_table() {
         asking.terminal.value(body)?;
@@ -53,6 +57,16 @@ pub(crate) async fn status(command: StatusCommand, asking: Asking) -> Result<(),
     match behind {
         true => Err(Failure::silent(Exit::CheckFailed)),
         false => Ok(()),
+    }
+}
+
+/// Adds what was probably meant, when the environment or the flag does not exist.
+async fn not_there(asking: &Asking, command: &StatusCommand, failure: Failure) -> Failure {
+    let missing = failure.exit() == Exit::NotFound;
+    let failure = hints::with_environment(asking, &command.env, failure).await;
+    match &command.flag {
+        Some(flag) if missing => hints::with_flag(asking, flag, failure).await,
+        _ => failure,
     }
 }
 

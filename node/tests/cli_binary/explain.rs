@@ -249,6 +249,19 @@ fn what_does_not_exist_is_3_and_what_was_meant_is_offered() {
         assert_eq!(json.json()["reason"], "FLAG_NOT_FOUND");
         assert_eq!(json.err, "");
     }
+    for (line, says) in [
+        ("web/new:iu --env prod", "Did you mean web/new:ui?"),
+        ("form --env prdo", "Did you mean --env prod?"),
+        ("--env prdo", "Did you mean --env prod?"),
+        ("--env elsewhere", "Environments here: prod"),
+    ] {
+        let said = node.run(&format!("status {line}")).exits(3).err;
+        assert!(said.contains(says), "{says:?} is not in: {said}");
+    }
+    for exact in ["bare --env prod", "payments --env prod"] {
+        let said = node.run(&format!("status {exact}")).exits(3).err;
+        assert!(!said.contains("Did you mean"), "{exact}: {said}");
+    }
 }
 
 #[test]
