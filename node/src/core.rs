@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pennon_evaluator::{Environment, EnvironmentKey, Snapshot, Version};
+use pennon_raft_store::changes::Changes;
 use pennon_raft_store::command::{Change, ClusterId, ObjectId, Outcome};
 use pennon_raft_store::machine::View;
 use pennon_raft_store::plan::ChangeRequest;
@@ -236,10 +237,22 @@ impl Core {
         before: Option<Version>,
         limit: usize,
     ) -> Result<Vec<Change>, String> {
-        let (raft, key) = (self.raft.clone(), object.history_key());
-        let read = self
-            .blocking
-            .run(move || raft.history_of(&key, before.map(Version::get), limit));
+        let object = object.clone();
+        self.consult(move |changes| changes.of(&object, before, limit))
+            .await
+    }
+
+    /// Reads the history. It holds everything that a view taken before this call holds, as far as
+    /// it is kept, and may hold more.
+    ///
+    /// # Errors
+    /// Those of `read`; one sentence.
+    pub async fn consult<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Changes) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, String> {
+        let changes = self.raft.changes();
+        let read = self.blocking.run(move || read(&changes));
         read.await.flatten().map_err(|why| why.to_string())
     }
 

@@ -34,6 +34,8 @@ async fn every_route_answers_as_documented() {
         "/v1/flags/a/history",
         "/v1/environments",
         "/v1/environments/prod",
+        "/v1/environments/prod/history",
+        "/v1/audit",
         "/v1/environments/prod/policies",
         "/v1/environments/prod/policies/a",
         "/v1/environments/prod/policies/a/history",

@@ -78,7 +78,7 @@ impl ObjectKind {
     ];
 
     /// The word used in paths, answers and logs.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Environment => "environment",
             Self::Flag => "flag",

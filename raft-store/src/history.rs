@@ -80,6 +80,19 @@ impl Default for HistoryOptions {
     }
 }
 
+/// How much a history holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Records of the object that was asked about.
+    pub of_object: u64,
+    /// Records of all objects.
+    pub of_all: u64,
+    /// The version of the object's oldest record.
+    pub oldest_of_object: Option<u64>,
+    /// The version of the oldest record of all; none when there are no records.
+    pub oldest: Option<u64>,
+}
+
 /// Keeps the newest records of every object. All calls may block; none panics.
 ///
 /// ```
@@ -140,6 +153,12 @@ pub trait History: Send + Sync + 'static {
     /// # Errors
     /// As [`History::of_object`].
     fn latest(&self, before: Option<u64>, limit: usize) -> io::Result<Vec<HistoryRecord>>;
+
+    /// How much is held, of one object and of all. Sees everything recorded before the call.
+    ///
+    /// # Errors
+    /// As [`History::of_object`].
+    fn extent(&self, object: &[u8]) -> io::Result<Extent>;
 
     /// Hands every record with a version up to `version_max` to `f`, in the order of
     /// [`History::latest`], in bounded memory, while other entries may be recorded.

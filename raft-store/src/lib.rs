@@ -10,11 +10,13 @@
 //!   set. [`machine`]: the pure state machine. [`codec`]: format tag, length, crc, body.
 //! - [`backup`]: the whole state as one file, and clusters made anew.
 //! - [`log`], [`vote`], [`identity`], [`snapshot_file`], [`history`], [`disk`]: what is on disk.
+//! - [`changes`]: the history, read back.
 //! - [`directory`]: what the parts of a data directory must be to each other.
 //! - [`raft`]: the one facade over openraft. No openraft type is visible outside this crate.
 
 mod adapter;
 pub mod backup;
+pub mod changes;
 pub mod codec;
 pub mod command;
 pub mod directory;

@@ -25,7 +25,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::adapter::LogAdapter;
-use crate::command::{Change, ClusterId};
+use crate::changes::Changes;
+use crate::command::ClusterId;
 use crate::disk::Space;
 use crate::history::History;
 use crate::log::{LogId, LogStore};
@@ -458,21 +459,9 @@ impl Raft {
             .map_err(|_| ReadError::Stopped("the state machine is gone".into()))
     }
 
-    /// The history of one object, newest first.
-    ///
-    /// # Errors
-    /// When `state/` cannot be read.
-    pub fn history_of(
-        &self,
-        object: &[u8],
-        before: Option<u64>,
-        limit: usize,
-    ) -> io::Result<Vec<Change>> {
-        let lines = self.shared.history.of_object(object, before, limit)?;
-        lines
-            .iter()
-            .map(|line| crate::state_machine::parse_change(&line.body).map_err(io::Error::other))
-            .collect()
+    /// The history. Holds everything that a view taken before a read holds, as far as it is kept.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.shared.history.clone())
     }
 
     /// Why the history is no longer kept, if so.

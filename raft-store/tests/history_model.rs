@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use pennon_raft_store::history::{
-    History, HistoryOptions, HistoryRecord, MemoryHistory, Opened, SledHistory,
+    Extent, History, HistoryOptions, HistoryRecord, MemoryHistory, Opened, SledHistory,
 };
 use proptest::prelude::*;
 
@@ -220,6 +220,20 @@ fn assert_same(history: &dyn History, model: &Model, probe: u64) {
                 );
             }
         }
+    }
+    for object in OBJECTS {
+        let (of_it, all) = (
+            model.of_object(object, None, usize::MAX),
+            model.newest_first(None),
+        );
+        let oldest = |records: &[HistoryRecord]| records.last().map(|record| record.version);
+        let expected = Extent {
+            of_object: of_it.len() as u64,
+            of_all: all.len() as u64,
+            oldest_of_object: oldest(&of_it),
+            oldest: oldest(&all),
+        };
+        assert_eq!(history.extent(object).unwrap(), expected, "{object:?}");
     }
     for version_max in [0, probe, model.applied, u64::MAX] {
         let expected = model.newest_first(version_max.checked_add(1));

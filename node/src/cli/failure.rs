@@ -151,6 +151,7 @@ impl Exit {
             (error.is_settings(), Exit::Usage),
             (error.is_conflict(), Exit::Conflict),
             (error.is_not_found(), Exit::NotFound),
+            (error.status() == Some(410), Exit::NotFound),
             (error.is_denied(), Exit::Denied),
             (error.is_not_fresh_enough(), Exit::Stale),
             (error.is_unreachable(), Exit::Unreachable),

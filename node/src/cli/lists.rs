@@ -310,7 +310,7 @@ fn updated(item: &Value) -> Cell {
 }
 
 /// Shows a time to the minute.
-fn moment(text: &str) -> String {
+pub(crate) fn moment(text: &str) -> String {
     match text.parse::<jiff::Timestamp>() {
         Ok(at) => at.strftime("%Y-%m-%d %H:%MZ").to_string(),
         Err(_) => text.to_owned(),

@@ -5,18 +5,21 @@
 //! is a client of the HTTP surface, through `pennon-client`, and could be written by anybody. A
 //! command returns a `Failure` instead of printing it, so that exit codes are chosen in one place.
 
+mod audit;
 mod backup;
 mod cluster;
 mod connection;
 mod delivery;
 mod dev;
 mod dev_screen;
+mod differ;
 mod evaluate;
 mod explain;
 mod failure;
 mod hints;
 mod lists;
 mod objects;
+mod past;
 mod place;
 mod serve;
 mod setting;
@@ -92,6 +95,8 @@ enum Command {
     Setting(setting::SettingCommand),
     /// Make several changes at once, all or nothing
     Change(write::ChangeCommand),
+    /// Show who changed what, when and why, over all objects
+    Audit(audit::AuditCommand),
     /// Evaluate a flag for a subject
     Eval(evaluate::EvalCommand),
     /// Evaluate a flag for a subject and show how that was decided
@@ -182,6 +187,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::App(command) => objects::application(command, connection.asking()?).await,
         Command::Setting(command) => setting::run(command, connection.asking()?).await,
         Command::Change(command) => write::change(command, connection.asking()?).await,
+        Command::Audit(command) => command.run(connection.asking()?).await,
         Command::Eval(command) => evaluate::run(command, connection.asking()?).await,
         Command::Explain(command) => explain::run(command, connection.asking()?).await,
         Command::Status(command) => delivery::status(command, connection.asking()?).await,

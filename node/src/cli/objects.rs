@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::lists::{
     history, list_applications, list_environments, list_flags, list_policies, list_segments,
 };
+use super::past::{DiffCommand, RevertCommand};
 use super::place::Place;
 use super::terminal::{Paint, pretty, shown};
 use super::values::split;
@@ -42,6 +43,10 @@ pub(crate) enum FlagCommand {
     Disable(SwitchCommand),
     /// Show who changed a flag, when and why
     History(KeyArgs),
+    /// Show what a change did to a flag, or what differs between two versions
+    Diff(DiffCommand),
+    /// Make a flag what it was as of a version, also one that was deleted
+    Revert(RevertCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +61,10 @@ pub(crate) enum PolicyCommand {
     Delete(Scoped<DeleteCommand>),
     /// Show who changed a policy, when and why
     History(ScopedKeyArgs),
+    /// Show what a change did to a policy, or what differs between two versions
+    Diff(Scoped<DiffCommand>),
+    /// Make a policy what it was as of a version, also one that was deleted
+    Revert(Scoped<RevertCommand>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +79,10 @@ pub(crate) enum SegmentCommand {
     Delete(Scoped<DeleteCommand>),
     /// Show who changed a segment, when and why
     History(ScopedKeyArgs),
+    /// Show what a change did to a segment, or what differs between two versions
+    Diff(Scoped<DiffCommand>),
+    /// Make a segment what it was as of a version, also one that was deleted
+    Revert(Scoped<RevertCommand>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,6 +95,12 @@ pub(crate) enum EnvCommand {
     Put(PutCommand),
     /// Delete an environment
     Delete(DeleteCommand),
+    /// Show who changed an environment, when and why
+    History(KeyArgs),
+    /// Show what a change did to an environment, or what differs between two versions
+    Diff(DiffCommand),
+    /// Make an environment what it was as of a version, also one that was deleted
+    Revert(RevertCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -101,6 +120,10 @@ pub(crate) enum AppCommand {
     Delete(DeleteCommand),
     /// Show who changed an application, when and why
     History(KeyArgs),
+    /// Show what a change did to an application, or what differs between two versions
+    Diff(DiffCommand),
+    /// Make an application what it was as of a version, also one that was deleted
+    Revert(RevertCommand),
 }
 
 #[derive(Args, Debug)]
@@ -218,6 +241,11 @@ pub(crate) async fn flag(command: FlagCommand, asking: Asking) -> Result<(), Fai
             write::switch(&asking, &args.scope.env, &args.flag, false, &args.why).await
         }
         FlagCommand::History(args) => history(&asking, &of(&args.key)).await,
+        FlagCommand::Diff(command) => command.run(&asking, of(&command.key)).await,
+        FlagCommand::Revert(command) => {
+            let retry = retry("flag revert", &command.key, None);
+            command.run(&asking, of(&command.key), &retry).await
+        }
     }
 }
 
@@ -240,6 +268,15 @@ pub(crate) async fn policy(command: PolicyCommand, asking: Asking) -> Result<(),
                 .await
         }
         PolicyCommand::History(args) => history(&asking, &of(&args.scope.env, &args.key)).await,
+        PolicyCommand::Diff(Scoped { scope, command }) => {
+            command.run(&asking, of(&scope.env, &command.key)).await
+        }
+        PolicyCommand::Revert(Scoped { scope, command }) => {
+            let retry = retry("policy revert", &command.key, Some(&scope.env));
+            command
+                .run(&asking, of(&scope.env, &command.key), &retry)
+                .await
+        }
     }
 }
 
@@ -262,6 +299,15 @@ pub(crate) async fn segment(command: SegmentCommand, asking: Asking) -> Result<(
                 .await
         }
         SegmentCommand::History(args) => history(&asking, &of(&args.scope.env, &args.key)).await,
+        SegmentCommand::Diff(Scoped { scope, command }) => {
+            command.run(&asking, of(&scope.env, &command.key)).await
+        }
+        SegmentCommand::Revert(Scoped { scope, command }) => {
+            let retry = retry("segment revert", &command.key, Some(&scope.env));
+            command
+                .run(&asking, of(&scope.env, &command.key), &retry)
+                .await
+        }
     }
 }
 
@@ -289,6 +335,12 @@ pub(crate) async fn environment(command: EnvCommand, asking: Asking) -> Result<(
                 )
                 .await
         }
+        EnvCommand::History(args) => history(&asking, &of(&args.key)).await,
+        EnvCommand::Diff(command) => command.run(&asking, of(&command.key)).await,
+        EnvCommand::Revert(command) => {
+            let retry = retry("env revert", &command.key, None);
+            command.run(&asking, of(&command.key), &retry).await
+        }
     }
 }
 
@@ -307,6 +359,11 @@ pub(crate) async fn application(command: AppCommand, asking: Asking) -> Result<(
             command.run(&asking, of(&command.key), &retry).await
         }
         AppCommand::History(args) => history(&asking, &of(&args.key)).await,
+        AppCommand::Diff(command) => command.run(&asking, of(&command.key)).await,
+        AppCommand::Revert(command) => {
+            let retry = retry("app revert", &command.key, None);
+            command.run(&asking, of(&command.key), &retry).await
+        }
     }
 }
 

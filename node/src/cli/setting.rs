@@ -12,6 +12,7 @@ use super::connection::Asking;
 use super::failure::Failure;
 use super::lists::{history, list_settings, print_rows};
 use super::objects::{KeyArgs, heading, retry};
+use super::past::{DiffCommand, RevertCommand};
 use super::place::Place;
 use super::terminal::{Cell, Paint};
 use super::write::{DeleteCommand, PutCommand};
@@ -34,6 +35,10 @@ pub(crate) enum SettingCommand {
     Delete(DeleteCommand),
     /// Show who changed a setting, when and why
     History(KeyArgs),
+    /// Show what a change did to a setting, or what differs between two versions
+    Diff(DiffCommand),
+    /// Make a setting what it was as of a version, also one that was deleted
+    Revert(RevertCommand),
 }
 
 /// `pennon setting`.
@@ -51,6 +56,11 @@ pub(crate) async fn run(command: SettingCommand, asking: Asking) -> Result<(), F
             command.run(&asking, of(&command.key), &retry).await
         }
         SettingCommand::History(args) => history(&asking, &of(&args.key)).await,
+        SettingCommand::Diff(command) => command.run(&asking, of(&command.key)).await,
+        SettingCommand::Revert(command) => {
+            let retry = retry("setting revert", &command.key, None);
+            command.run(&asking, of(&command.key), &retry).await
+        }
     }
 }
 

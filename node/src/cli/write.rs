@@ -185,7 +185,8 @@ pub(crate) async fn create(
     put(asking, place, value, Precondition::Absent, why).await
 }
 
-async fn put(
+/// Writes an object under a precondition, and prints the old and the new version.
+pub(crate) async fn put(
     asking: &Asking,
     place: &Place,
     value: &Value,
@@ -221,7 +222,8 @@ fn change_of(place: &Place, value: &Value) -> Value {
     change
 }
 
-async fn current(asking: &Asking, place: &Place) -> Result<Precondition, Failure> {
+/// What a write must find to replace nothing but what is there now.
+pub(crate) async fn current(asking: &Asking, place: &Place) -> Result<Precondition, Failure> {
     match version_of(asking, place).await {
         Ok(version) => Ok(Precondition::At(version)),
         Err(failure) if failure.exit() == Exit::NotFound => Ok(Precondition::Absent),
@@ -397,6 +399,13 @@ pub(crate) async fn send(
 }
 
 impl ReasonArgs {
+    /// The same, with a reason when none was given.
+    pub(crate) fn or(&self, reason: String) -> Self {
+        let mut why = self.clone();
+        why.reason.get_or_insert(reason);
+        why
+    }
+
     /// Adds what the node is to be told besides the change itself.
     pub(crate) fn onto(&self, asking: &Asking, path: String) -> String {
         let mut query = Vec::new();

@@ -6,6 +6,7 @@ use pennon_raft_store::command::{ObjectId, ObjectKind};
 
 use super::answer::Answer;
 use super::call::Call;
+use super::history;
 use super::objects;
 use super::problem::Problem;
 
@@ -31,4 +32,9 @@ pub(crate) async fn put(call: Call) -> Result<Answer, Problem> {
 /// Deletes one.
 pub(crate) async fn delete(call: Call) -> Result<Answer, Problem> {
     objects::delete(&call, named(&call)?).await
+}
+
+/// Who changed it, when and why, from newest.
+pub(crate) async fn history(call: Call) -> Result<Answer, Problem> {
+    history::of(&call, named(&call)?).await
 }

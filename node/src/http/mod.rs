@@ -9,6 +9,7 @@ use crate::core::Core;
 
 mod answer;
 mod applications;
+mod audit;
 mod backup;
 mod call;
 mod changes;
@@ -18,6 +19,7 @@ mod environments;
 mod evaluate;
 mod flags;
 mod health;
+mod history;
 mod json;
 mod objects;
 mod openapi;

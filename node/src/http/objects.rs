@@ -6,15 +6,14 @@
 
 use std::fmt::Write as _;
 
-use bytes::Bytes;
 use http::StatusCode;
 use pennon_evaluator::{ApplicationKey, EnvironmentKey, FlagKey, SegmentKey, Setting};
 use pennon_raft_store::command::{Change, ObjectId, ObjectKind};
 use pennon_raft_store::machine::{Object, View};
 use pennon_raft_store::plan::Ask;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::answer::{Answer, Decided};
+use super::answer::Answer;
 use super::call::Call;
 use super::json;
 use super::problem::Problem;
@@ -140,52 +139,6 @@ pub(crate) async fn delete(call: &Call, object: ObjectId) -> Result<Answer, Prob
     write::one(call, object, Ask::Delete, expected).await
 }
 
-/// The history of one object, from newest; `?at=V` reads it as of version V instead.
-pub(crate) async fn history(call: &Call, object: ObjectId) -> Result<Answer, Problem> {
-    let (at, before, limit) = (call.version("at")?, call.version("before")?, call.limit()?);
-    let read = read::global_at(call, Consistency::Linearizable, at).await?;
-    let core = call.core()?;
-    let next = read.decided.version.checked_add(1);
-    let internal = |why: String| Problem::internal(&why);
-    if let Some(at) = at {
-        let changes = core
-            .history(&object, at.checked_add(1), 1)
-            .await
-            .map_err(internal)?;
-        return as_of_answer(&object, changes.first(), at.get(), read.decided);
-    }
-    // What is newer than the view is left to a later request.
-    let before = before.min(next).or(next);
-    let mut changes = core
-        .history(&object, before, limit + 1)
-        .await
-        .map_err(internal)?;
-    if changes.is_empty() && call.version("before")?.is_none() {
-        return Err(Problem::missing(&object).decided(read.decided));
-    }
-    let more = changes.len() > limit;
-    changes.truncate(limit);
-    let mut body = json!({ "items": changes.iter().map(line).collect::<Vec<_>>(), "version": read.decided.version });
-    if let Some(last) = changes.last().filter(|_| more) {
-        body["next"] = json!(last.version.to_string());
-    }
-    Ok(Answer::json(read.decided, body.to_string()))
-}
-
-fn as_of_answer(
-    object: &ObjectId,
-    change: Option<&Change>,
-    at: u64,
-    decided: Decided,
-) -> Result<Answer, Problem> {
-    match change.and_then(|change| Some((change.version, as_of(change)?))) {
-        Some((version, shown)) => {
-            Ok(Answer::json(decided, Bytes::from(shown.to_string())).etag(version))
-        }
-        None => Err(Problem::missing(object).decided(decided).with("at", at)),
-    }
-}
-
 /// An object as it is shown: `{key, version, value, updated_at, updated_by}`.
 pub(crate) fn shown(key: &str, object: &Object) -> Value {
     let mut text = String::new();
@@ -203,37 +156,6 @@ pub(crate) fn as_of(change: &Change) -> Option<Value> {
         value: change.value.clone()?,
     };
     Some(shown(change.object.key(), &object))
-}
-
-fn line(change: &Change) -> Value {
-    let mut line = Map::new();
-    line.insert("version".into(), json!(change.version));
-    if let Some(previous) = change.previous {
-        line.insert("previous_version".into(), json!(previous));
-    }
-    line.insert(
-        "op".into(),
-        if change.value.is_some() {
-            "put"
-        } else {
-            "delete"
-        }
-        .into(),
-    );
-    line.insert("updated_at".into(), time(change.time_ms).into());
-    line.insert("updated_by".into(), (*change.origin.actor).into());
-    if let Some(reason) = &change.origin.reason {
-        line.insert("reason".into(), (**reason).into());
-    }
-    if let Some(request) = &change.origin.request {
-        line.insert("request_id".into(), (*request.key).into());
-    }
-    let value = change
-        .value
-        .as_ref()
-        .and_then(|value| serde_json::from_str(value).ok());
-    line.insert("value".into(), value.unwrap_or(Value::Null));
-    Value::Object(line)
 }
 
 /// Writes an object with its value as it is stored.

@@ -48,6 +48,20 @@ pub(crate) fn query_pairs(query: &str) -> Result<Vec<(String, String)>, String> 
         .collect()
 }
 
+/// Reads a moment: RFC 3339, or milliseconds since 1970. Milliseconds since 1970, rounded down.
+pub(crate) fn moment(text: &str) -> Result<u64, String> {
+    let refused = || {
+        format!(
+            "{text:?} is no time; write for example 2026-11-22T10:00:00Z, or milliseconds since 1970"
+        )
+    };
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().map_err(|_| refused());
+    }
+    let moment: jiff::Timestamp = text.parse().map_err(|_| refused())?;
+    u64::try_from(moment.as_millisecond()).map_err(|_| refused())
+}
+
 /// Reads `250ms`, `5s`, `2m` or `1h`, up to a bound.
 pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -284,6 +298,28 @@ mod tests {
             "18446744073709551615h",
         ] {
             assert!(duration(text, max).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn moments_are_rfc_3339_or_milliseconds() {
+        for (text, ms) in [
+            ("0", 0),
+            ("1767225600123", 1_767_225_600_123),
+            ("2026-01-01T00:00:00.123Z", 1_767_225_600_123),
+            ("2026-01-01T02:00:00+02:00", 1_767_225_600_000),
+        ] {
+            assert_eq!(moment(text), Ok(ms), "{text}");
+        }
+        for wrong in [
+            "",
+            "-1",
+            "1.5",
+            "yesterday",
+            "2026-01-01",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert!(moment(wrong).is_err(), "{wrong}");
         }
     }
 

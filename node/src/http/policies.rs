@@ -8,6 +8,7 @@ use pennon_raft_store::plan::Ask;
 
 use super::answer::Answer;
 use super::call::Call;
+use super::history;
 use super::objects;
 use super::problem::Problem;
 use super::write;
@@ -38,7 +39,7 @@ pub(crate) async fn delete(call: Call) -> Result<Answer, Problem> {
 
 /// Who changed it, when and why, from newest.
 pub(crate) async fn history(call: Call) -> Result<Answer, Problem> {
-    objects::history(&call, named(&call)?).await
+    history::of(&call, named(&call)?).await
 }
 
 /// Switches the flag on.

@@ -48,6 +48,7 @@ pub(crate) enum Slug {
     NotReady,
     MembershipRefused,
     StateMoved,
+    NotRetained,
     Internal,
 }
 
@@ -63,7 +64,7 @@ struct Meaning {
 }
 
 /// In the order of [`Slug`].
-static MEANINGS: [Meaning; 23] = [
+static MEANINGS: [Meaning; 24] = [
     Meaning {
         slug: Slug::VersionConflict,
         word: "version-conflict",
@@ -257,6 +258,16 @@ static MEANINGS: [Meaning; 23] = [
         explanation: "A restore is applied only onto the ground state that it was compared with. Nothing was changed. \
          Look at what differs again, and restore onto the digest that is named there.",
         schema: "Problem",
+    },
+    Meaning {
+        slug: Slug::NotRetained,
+        word: "not-retained",
+        status: StatusCode::GONE,
+        title: "the history does not go back that far",
+        explanation: "The history keeps the newest changes of each object, and the newest of all. What the object was at the \
+         version asked for is not kept any more, and whether it existed then is not known. `oldest_version`, if there is \
+         one, is the oldest change of it that is kept. A backup of that time has it.",
+        schema: "NotRetainedProblem",
     },
     Meaning {
         slug: Slug::Internal,

@@ -15,7 +15,7 @@ use super::App;
 use super::problem::Slug;
 use super::route::{Body, Conditions, Gives, Permission, Route, Verb};
 use super::{
-    applications, backup, changes, cluster, dispatch, environments, evaluate, flags, health,
+    applications, audit, backup, changes, cluster, dispatch, environments, evaluate, flags, health,
     openapi, policies, receipts, segments, settings, snapshots, states, stream,
 };
 
@@ -59,6 +59,12 @@ pub(crate) static ROUTES: &[Route] = &[
         "/v1/environments/{environment}",
         "deleteEnvironment",
         |call| Box::pin(environments::delete(call)),
+    ),
+    history(
+        &ENVIRONMENT,
+        "/v1/environments/{environment}/history",
+        "environmentHistory",
+        |call| Box::pin(environments::history(call)),
     ),
     list(
         &POLICY,
@@ -183,6 +189,22 @@ pub(crate) static ROUTES: &[Route] = &[
             "/v1/settings/{setting}/effective",
             "effectiveSetting",
             |call| Box::pin(settings::effective(call)),
+        )
+    },
+    Route {
+        tag: "history",
+        query: &[AUDIT, READ],
+        conditions: Conditions::Nothing,
+        gives: Gives::Json {
+            schema: "Audit",
+            etag: false,
+        },
+        errors: &[Slug::NoQuorum, Slug::NotFreshEnough],
+        ..derived(
+            "/v1/audit",
+            "audit",
+            "Who changed what, when and why, before and after, from newest, over all objects.",
+            |call| Box::pin(audit::list(call)),
         )
     },
     switch(

@@ -264,6 +264,40 @@ fn objects() -> Value {
         all.insert(format!("{prefix}Object"), one);
         all.insert(format!("{prefix}List"), list);
     }
+    let before = json!({
+        "description": "What it replaced; null when there was nothing. Absent when that is not kept any more.",
+    });
+    let kind = json!({ "enum": ObjectKind::ALL.map(ObjectKind::as_str) });
+    let audited = object(
+        "One change.",
+        json!({
+            "kind": kind,
+            "environment?": to("Key"),
+            "key": to("Key"),
+            "version": to("Version"),
+            "previous_version?": { "$ref": "#/components/schemas/Version", "description": "Absent when it did not exist." },
+            "op": { "enum": ["create", "change", "delete"] },
+            "updated_at": { "type": "string", "format": "date-time", "description": "By the leader's clock." },
+            "updated_by": { "type": "string" },
+            "reason?": { "type": "string" },
+            "request_id?": { "type": "string" },
+            "before?": before,
+            "after": { "description": "The value from then on; null after a deletion." },
+        }),
+    );
+    all.insert("AuditLine".into(), audited);
+    all.insert("Audit".into(), object(
+        "Changes of all objects, newest version first, a whole version together.",
+        json!({
+            "items": list_of(to("AuditLine")),
+            "version": to("Version"),
+            "scanned": {
+                "type": "integer", "minimum": 0,
+                "description": "Changes looked at. Past a bound a page ends, with few items or none, and with `next`.",
+            },
+            "next?": { "type": "string", "description": "There are older changes: the `before` of the next page." },
+        }),
+    ));
     let change = object(
         "One change of an object.",
         json!({
@@ -274,6 +308,7 @@ fn objects() -> Value {
             "updated_by": { "type": "string" },
             "reason?": { "type": "string" },
             "request_id?": { "type": "string" },
+            "before?": before,
             "value": { "description": "The value from then on; null after a deletion." },
         }),
     );
@@ -517,6 +552,9 @@ fn problems() -> Value {
         "TooLargeProblem": base("The body is too long.", json!({ "limit_bytes": number })),
         "QuotaExceededProblem": base("A bound of the cluster.", json!({ "quota": { "type": "string" }, "max": number,
             "nodes?": list_of(json!({ "type": "string" })), "free_bytes?": number, "min_free_bytes?": number,
+        })),
+        "NotRetainedProblem": base("The history does not go back that far.", json!({
+            "at": to("Version"), "oldest_version?": to("Version"), "object": named,
         })),
         "NotReadyProblem": base("The node should get no traffic.", json!({
             "for": { "type": "string" }, "reasons": list_of(json!({ "type": "string" })),

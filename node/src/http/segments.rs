@@ -6,6 +6,7 @@ use pennon_raft_store::command::{ObjectId, ObjectKind};
 
 use super::answer::Answer;
 use super::call::Call;
+use super::history;
 use super::objects;
 use super::problem::Problem;
 
@@ -38,5 +39,5 @@ pub(crate) async fn delete(call: Call) -> Result<Answer, Problem> {
 
 /// Who changed it, when and why, from newest.
 pub(crate) async fn history(call: Call) -> Result<Answer, Problem> {
-    objects::history(&call, named(&call)?).await
+    history::of(&call, named(&call)?).await
 }

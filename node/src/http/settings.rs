@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
 use super::call::Call;
+use super::history;
 use super::objects;
 use super::problem::{Problem, Slug};
 use super::read::{self, Consistency};
@@ -46,7 +47,7 @@ pub(crate) async fn delete(call: Call) -> Result<Answer, Problem> {
 
 /// Who changed it, when and why, from newest.
 pub(crate) async fn history(call: Call) -> Result<Answer, Problem> {
-    objects::history(&call, named(&call)?).await
+    history::of(&call, named(&call)?).await
 }
 
 /// What is in force, what would be without the setting, and how far it can go.

@@ -10,6 +10,7 @@
 
 mod clocks;
 mod full_disk;
+mod history;
 mod learners;
 mod links;
 mod receipts;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::files::closed;
 use super::sled::lock;
 use super::store::Id;
-use super::{History, HistoryOptions, HistoryRecord, READ_LIMIT_MAX};
+use super::{Extent, History, HistoryOptions, HistoryRecord, READ_LIMIT_MAX};
 
 /// History in memory, with the same limits and answers; gone with the value. For the simulation,
 /// where a restarted node finds it empty and refills it.
@@ -136,6 +136,17 @@ impl History for MemoryHistory {
             records.push(record);
         }
         Ok(records)
+    }
+
+    fn extent(&self, object: &[u8]) -> io::Result<Extent> {
+        let state = self.open_state()?;
+        let versions = state.objects.get(object);
+        Ok(Extent {
+            of_object: versions.map_or(0, BTreeSet::len) as u64,
+            oldest_of_object: versions.and_then(BTreeSet::first).copied(),
+            of_all: state.records.len() as u64,
+            oldest: state.records.keys().next().map(|(version, _)| *version),
+        })
     }
 
     fn for_each_up_to(

@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::files::{DirLock, closed, discard, generations, guarded, is_environment, lock_dir};
 use super::store::{Store, VERSIONS, version_key};
 use super::writer::Writer;
-use super::{History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entry_bytes};
+use super::{Extent, History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entry_bytes};
 
 /// Between two looks whether there is space again.
 const SPACE_PAUSE: Duration = Duration::from_millis(200);
@@ -152,6 +152,10 @@ impl History for SledHistory {
 
     fn latest(&self, before: Option<u64>, limit: usize) -> io::Result<Vec<HistoryRecord>> {
         self.read(|store| store.latest(before, limit.min(READ_LIMIT_MAX)))
+    }
+
+    fn extent(&self, object: &[u8]) -> io::Result<Extent> {
+        self.read(|store| store.extent(object))
     }
 
     fn for_each_up_to(

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::HistoryRecord;
 use super::files::{damaged, trouble};
+use super::{Extent, HistoryRecord};
 
 const FORMAT: u8 = 1;
 const FRAME_LEN: usize = 5;
@@ -245,6 +245,23 @@ impl Store {
             records.push(record);
         }
         Ok(records)
+    }
+
+    pub(super) fn extent(&self, object: &[u8]) -> io::Result<Extent> {
+        let totals = match self.db.get(META_KEY).map_err(trouble)? {
+            None => Totals::default(),
+            Some(value) => unframe(META_KEY, &value)
+                .and_then(Totals::decode)
+                .ok_or_else(|| damaged("the totals are damaged".to_owned()))?,
+        };
+        let oldest = self.ids().next().transpose()?;
+        let oldest_of_object = self.versions_of(object).next().transpose()?;
+        Ok(Extent {
+            oldest_of_object: oldest_of_object.map(|(version, _)| version),
+            of_object: self.count_of(object)?,
+            of_all: totals.count,
+            oldest: oldest.map(|(version, _)| version),
+        })
     }
 
     /// Some records below the key `end`, newest first; none means there are no more.

@@ -202,7 +202,7 @@ pub(crate) fn lost<'a>(
     let mut newest = BTreeMap::new();
     for one in acknowledged {
         newest.insert(&one.object, one.version);
-        let history = raft.history_of(&one.object.history_key(), None, 100);
+        let history = raft.changes().of(&one.object, None, 100);
         let lines = history.unwrap();
         if !lines.iter().any(|line| line.version.get() == one.version) {
             return Some(format!("{} at {}: no history", one.object, one.version));

@@ -3,7 +3,7 @@
 use super::super::call::LIMIT_MAX;
 use super::super::problem::Slug;
 use super::super::route::{Param, ParamKind};
-use super::super::{health, receipts, stream, write};
+use super::super::{audit, health, receipts, stream, write};
 
 const fn param(name: &'static str, kind: ParamKind, about: &'static str) -> Param {
     Param { name, kind, about }
@@ -64,6 +64,66 @@ pub(super) const HISTORY: &[Param] = &[
         ParamKind::Version,
         "Read the object as of this version instead of listing its changes.",
     ),
+];
+
+pub(super) const AUDIT: &[Param] = &[
+    param(
+        "limit",
+        ParamKind::Integer {
+            min: 1,
+            max: LIMIT_MAX as u64,
+        },
+        "Changes in a page; 1000 unless given. A page has whole versions, and may be longer by the rest of the last one.",
+    ),
+    param(
+        "before",
+        ParamKind::Version,
+        "Only changes before this version: the `next` of the page before.",
+    ),
+    param(
+        "since_version",
+        ParamKind::Version,
+        "Only changes after this version.",
+    ),
+    param(
+        "from",
+        ParamKind::Text { max: 64 },
+        "Only changes from this moment on, by the leader's clock: RFC 3339, or milliseconds since 1970.",
+    ),
+    param(
+        "to",
+        ParamKind::Text { max: 64 },
+        "Only changes before this moment.",
+    ),
+    param(
+        "actor",
+        ParamKind::Text {
+            max: write::ACTOR_LEN_MAX,
+        },
+        "Only changes by exactly this one.",
+    ),
+    param(
+        "kind",
+        ParamKind::Word(&audit::KINDS),
+        "Only objects of this kind.",
+    ),
+    param(
+        "environment",
+        ParamKind::Text { max: 256 },
+        "Only policies and segments of this environment, and the environment itself.",
+    ),
+    param(
+        "key",
+        ParamKind::Text { max: 256 },
+        "Only objects of this key: a flag's also names its policies.",
+    ),
+];
+
+pub(super) const HISTORY_ERRORS: &[Slug] = &[
+    Slug::NotFound,
+    Slug::NoQuorum,
+    Slug::NotFreshEnough,
+    Slug::NotRetained,
 ];
 
 pub(super) const WRITE: &[Param] = &[

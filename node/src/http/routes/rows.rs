@@ -195,7 +195,7 @@ pub(super) const fn history(
             schema: "History",
             etag: false,
         },
-        errors: READ_ERRORS,
+        errors: HISTORY_ERRORS,
         handler,
     }
 }
