@@ -13,6 +13,7 @@
 //! Left out for now: link faults, the simulator, and the checkers of streams, evaluation and
 //! freshness.
 
+pub mod bench;
 pub mod binary;
 pub mod checkers;
 pub mod cluster;

@@ -17,13 +17,14 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::board::{Board, Seat, Seen};
-use crate::etcd::{self, Etcd, Watchers};
-use crate::figures::{Quantiles, kib, ms, round, word};
-use crate::machine::{self, Meter, Spent};
 use crate::propagation::OPENING_MAX;
 use crate::settings::Settings;
 use crate::sniffer::Sniffer;
 use crate::store::{ANSWER_MAX, ENVIRONMENT, Store, Via};
+use crate::watchers::{Watchers, Writers};
+use jepsen_like_tests::bench::etcd::{self, Etcd};
+use jepsen_like_tests::bench::figures::{Quantiles, kib, ms, round, word};
+use jepsen_like_tests::bench::machine::{self, Meter, Spent};
 
 const FLAGS_DEFAULT: usize = 1_000;
 /// How long idle streams are looked at.
@@ -190,7 +191,7 @@ async fn theirs_of(etcd: &mut Etcd, streams: usize) -> Result<Cost> {
     let after = calm(member).await?;
     say(format!("{streams} watches of etcd are open"));
     let idle = idle(member).await;
-    let mut writers = etcd.writers().await?;
+    let mut writers = Writers::open(etcd).await?;
     let (last, first) = changes(&board, streams, async |on| {
         watchers.check()?;
         writers.put(Via::Leader, on).await.map(drop)

@@ -7,20 +7,18 @@
 //! figure; each figure says how much, and how much other programs on the machine had.
 
 mod board;
-mod etcd;
-mod figures;
-mod grpc;
 mod idle;
-mod machine;
 mod propagation;
 mod settings;
 mod sniffer;
 mod store;
 mod storm;
+mod watchers;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use jepsen_like_tests::bench::machine;
 use jepsen_like_tests::{Failure, Result, say};
 use serde_json::json;
 

@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::board::{Board, Seat};
-use crate::etcd::{self, Etcd, Watchers};
-use crate::figures::{Quantiles, median, ms, round, word};
-use crate::machine::{self, Meter, Spent};
 use crate::settings::Settings;
 use crate::store::{ANSWER_MAX, ENVIRONMENT, Store, Via};
+use crate::watchers::{Watchers, Writers};
+use jepsen_like_tests::bench::etcd::{self, Etcd};
+use jepsen_like_tests::bench::figures::{Quantiles, median, ms, round, word};
+use jepsen_like_tests::bench::machine::{self, Meter, Spent};
 
 /// Flips before those that count.
 const WARM_UP: usize = 10;
@@ -131,7 +132,7 @@ async fn theirs_of(etcd: &mut Etcd, readers: usize, flips: usize) -> Result<Meas
     let turn = etcd.in_turn();
     let addresses = (0..readers).map(|n| etcd.address(turn[n % 3]).to_owned());
     let mut watchers = Watchers::open(addresses, |n| board.seat(n % 3), OPENING_MAX).await?;
-    let mut writers = etcd.writers().await?;
+    let mut writers = Writers::open(etcd).await?;
     let ids = etcd.ids();
     let write = async |via, on| {
         watchers.check()?;

@@ -15,11 +15,11 @@ use pennon_client::{Client, Endpoint, Freshness, Status, StatusWatch, Subject};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::figures::{Quantiles, median, ms, round, word};
-use crate::machine::{self, Meter, Spent};
 use crate::propagation::OPENING_MAX;
 use crate::settings::Settings;
 use crate::store::{ANSWER_MAX, ENVIRONMENT, Store, Via};
+use jepsen_like_tests::bench::figures::{Quantiles, median, ms, round, word};
+use jepsen_like_tests::bench::machine::{self, Meter, Spent};
 
 const FLAGS_DEFAULT: usize = 100;
 /// What is evaluated, and by whom: somebody whom the flag's rule takes in.

@@ -4,15 +4,18 @@ use serde_json::{Value, json};
 
 /// Half of them are at most this, and nearly all.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Quantiles {
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    pub(crate) max: f64,
+pub struct Quantiles {
+    /// Half of them are at most this.
+    pub p50: f64,
+    /// All but one in a hundred are at most this.
+    pub p99: f64,
+    /// The greatest.
+    pub max: f64,
 }
 
 impl Quantiles {
     /// The smallest value that this part of all is not greater than; zeros for no values.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Quantiles {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Quantiles {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let at = |quantile: f64| {
@@ -30,7 +33,7 @@ impl Quantiles {
     }
 
     /// The median of each over several rounds.
-    pub(crate) fn medians<'a>(rounds: impl IntoIterator<Item = &'a Quantiles>) -> Quantiles {
+    pub fn medians<'a>(rounds: impl IntoIterator<Item = &'a Quantiles>) -> Quantiles {
         let rounds: Vec<&Quantiles> = rounds.into_iter().collect();
         let of = |field: fn(&Quantiles) -> f64| median(rounds.iter().map(|one| field(one)));
         Quantiles {
@@ -40,13 +43,14 @@ impl Quantiles {
         }
     }
 
-    pub(crate) fn json(&self) -> Value {
+    /// As milliseconds.
+    pub fn json(&self) -> Value {
         json!({"p50_ms": round(self.p50), "p99_ms": round(self.p99), "max_ms": round(self.max)})
     }
 }
 
 /// The middle one; between the two middle ones where there are two; zero for none.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -57,20 +61,22 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// To a thousandth.
-pub(crate) fn round(value: f64) -> f64 {
+pub fn round(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }
 
-pub(crate) fn ms(time: std::time::Duration) -> f64 {
+/// As milliseconds.
+pub fn ms(time: std::time::Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
 }
 
-pub(crate) fn kib(bytes: f64) -> f64 {
+/// As KiB.
+pub fn kib(bytes: f64) -> f64 {
     bytes / 1_024.0
 }
 
 /// The line under which figures stand: a value of the environment as a word.
-pub(crate) fn word(environment: &Value, name: &str) -> String {
+pub fn word(environment: &Value, name: &str) -> String {
     environment[name]
         .as_str()
         .map_or_else(|| environment[name].to_string(), str::to_owned)

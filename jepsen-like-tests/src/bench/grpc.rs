@@ -5,8 +5,8 @@
 //! bytes that end early or make no sense are an error. The numbers are those of etcd's
 //! `rpc.proto` and `kv.proto`, which its clients depend on.
 
+use crate::{Failure, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use jepsen_like_tests::{Failure, Result};
 
 /// In front of each message: whether it is compressed, and its length.
 const PREFIX_LEN: usize = 5;
@@ -15,31 +15,39 @@ const MESSAGE_LEN_MAX: usize = 4 << 20;
 
 /// What an answer says of the member that gave it and of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) member: u64,
-    pub(crate) revision: u64,
+pub struct Header {
+    /// The member.
+    pub member: u64,
+    /// The revision of the store.
+    pub revision: u64,
 }
 
 /// What a watch is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct WatchAnswer {
-    pub(crate) header: Header,
-    pub(crate) created: bool,
-    pub(crate) canceled: bool,
+pub struct WatchAnswer {
+    /// Who says so.
+    pub header: Header,
+    /// The watch stands.
+    pub created: bool,
+    /// The watch is over.
+    pub canceled: bool,
     /// The revision of each event.
-    pub(crate) events: Vec<u64>,
+    pub events: Vec<u64>,
 }
 
 /// What a member says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct MemberStatus {
-    pub(crate) header: Header,
-    pub(crate) version: String,
-    pub(crate) leader: u64,
+pub struct MemberStatus {
+    /// Who says so.
+    pub header: Header,
+    /// Its release.
+    pub version: String,
+    /// The member that it follows.
+    pub leader: u64,
 }
 
 /// Asks to watch one key from now on.
-pub(crate) fn watch_request(key: &[u8]) -> Bytes {
+pub fn watch_request(key: &[u8]) -> Bytes {
     let mut create = BytesMut::new();
     put_bytes(&mut create, 1, key);
     let mut request = BytesMut::new();
@@ -48,19 +56,81 @@ pub(crate) fn watch_request(key: &[u8]) -> Bytes {
 }
 
 /// Asks to put a value.
-pub(crate) fn put_request(key: &[u8], value: &[u8]) -> Bytes {
+pub fn put_request(key: &[u8], value: &[u8]) -> Bytes {
     let mut request = BytesMut::new();
     put_bytes(&mut request, 1, key);
     put_bytes(&mut request, 2, value);
     framed(&request)
 }
 
+/// Asks to put a value if the key was last changed at this revision; 0: if it is not there.
+pub fn put_if_request(key: &[u8], value: &[u8], revision: u64) -> Bytes {
+    const MOD: u64 = 2;
+    let mut compare = BytesMut::new();
+    put_number(&mut compare, 2, MOD);
+    put_bytes(&mut compare, 3, key);
+    put_number(&mut compare, 6, revision);
+    let mut put = BytesMut::new();
+    put_bytes(&mut put, 1, key);
+    put_bytes(&mut put, 2, value);
+    let mut operation = BytesMut::new();
+    put_bytes(&mut operation, 2, &put);
+    let mut request = BytesMut::new();
+    put_bytes(&mut request, 1, &compare);
+    put_bytes(&mut request, 2, &operation);
+    framed(&request)
+}
+
+/// The revision that a conditional put made.
+///
+/// # Errors
+/// When the condition did not hold, and as [`read_watch_answer`].
+pub fn read_put_if_answer(message: &[u8]) -> Result<u64> {
+    let (mut revision, mut succeeded) = (0, false);
+    each_field(message, |number, value| {
+        match (number, value) {
+            (1, Value::Bytes(bytes)) => revision = read_header(bytes)?.revision,
+            (2, Value::Number(number)) => succeeded = number != 0,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    match succeeded {
+        true => Ok(revision),
+        false => Err(Failure::new("the key was changed by somebody else")),
+    }
+}
+
+/// Asks for a value, linearizably.
+pub fn get_request(key: &[u8]) -> Bytes {
+    let mut request = BytesMut::new();
+    put_bytes(&mut request, 1, key);
+    framed(&request)
+}
+
+/// How many values were found.
+///
+/// # Errors
+/// As [`read_watch_answer`].
+pub fn read_get_answer(message: &[u8]) -> Result<usize> {
+    let mut found = 0;
+    each_field(message, |number, value| {
+        found += usize::from(matches!((number, value), (2, Value::Bytes(_))));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// Asks a member what it is.
-pub(crate) fn status_request() -> Bytes {
+pub fn status_request() -> Bytes {
     framed(&[])
 }
 
-pub(crate) fn read_watch_answer(message: &[u8]) -> Result<WatchAnswer> {
+/// Reads what a watch is told.
+///
+/// # Errors
+/// When the bytes are cut off or make no sense; so for all that is read here.
+pub fn read_watch_answer(message: &[u8]) -> Result<WatchAnswer> {
     let mut answer = WatchAnswer::default();
     each_field(message, |number, value| {
         match (number, value) {
@@ -76,7 +146,7 @@ pub(crate) fn read_watch_answer(message: &[u8]) -> Result<WatchAnswer> {
 }
 
 /// The header of the answer to a put: all that is of use in it.
-pub(crate) fn read_put_answer(message: &[u8]) -> Result<Header> {
+pub fn read_put_answer(message: &[u8]) -> Result<Header> {
     let mut header = Header::default();
     each_field(message, |number, value| {
         if let (1, Value::Bytes(bytes)) = (number, value) {
@@ -87,7 +157,11 @@ pub(crate) fn read_put_answer(message: &[u8]) -> Result<Header> {
     Ok(header)
 }
 
-pub(crate) fn read_member_status(message: &[u8]) -> Result<MemberStatus> {
+/// Reads what a member says of itself.
+///
+/// # Errors
+/// As [`read_watch_answer`].
+pub fn read_member_status(message: &[u8]) -> Result<MemberStatus> {
     let mut status = MemberStatus::default();
     each_field(message, |number, value| {
         match (number, value) {
@@ -133,17 +207,18 @@ fn read_event(message: &[u8]) -> Result<u64> {
 
 /// Takes messages out of bytes that come in any portions.
 #[derive(Debug, Default)]
-pub(crate) struct Unframer {
+pub struct Unframer {
     buffer: BytesMut,
 }
 
 impl Unframer {
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    /// Adds what came.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole message.
-    pub(crate) fn pull(&mut self) -> Result<Option<Bytes>> {
+    pub fn pull(&mut self) -> Result<Option<Bytes>> {
         let Some((prefix, rest)) = self.buffer.split_at_checked(PREFIX_LEN) else {
             return Ok(None);
         };
@@ -230,6 +305,11 @@ fn put_bytes(message: &mut BytesMut, number: u64, value: &[u8]) {
     message.put_slice(value);
 }
 
+fn put_number(message: &mut BytesMut, number: u64, value: u64) {
+    put_varint(message, number << 3);
+    put_varint(message, value);
+}
+
 fn put_varint(message: &mut BytesMut, mut number: u64) {
     while number >= 0x80 {
         message.put_u8(number as u8 | 0x80);
@@ -251,6 +331,13 @@ mod tests {
         let put = put_request(b"k", b"v");
         assert_eq!(&put[..], &[0, 0, 0, 0, 6, 0x0a, 1, b'k', 0x12, 1, b'v']);
         assert_eq!(&status_request()[..], &[0; 5]);
+        let put_if = put_if_request(b"k", b"v", 300);
+        let compare = [0x10, 2, 0x1a, 1, b'k', 0x30, 0xac, 2];
+        let put = [0x12, 6, 0x0a, 1, b'k', 0x12, 1, b'v'];
+        assert_eq!(
+            &put_if[5..],
+            [&[0x0a, 8], &compare[..], &[0x12, 8], &put[..]].concat()
+        );
         // A length of two bytes.
         assert_eq!(
             &put_request(b"", &[7; 300])[5..10],

@@ -13,18 +13,20 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Time on the processor over a while.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spent {
-    pub(crate) wall: Duration,
-    pub(crate) servers: Duration,
+pub struct Spent {
+    /// How long the while was.
+    pub wall: Duration,
+    /// What is measured.
+    pub servers: Duration,
     /// This process: whoever reads the streams, and writes.
-    pub(crate) clients: Duration,
+    pub clients: Duration,
     /// Everybody else on the machine. The figures are worth less the more it is.
-    pub(crate) others: Duration,
+    pub others: Duration,
 }
 
 impl Spent {
     /// What others used, as a part of all that there was.
-    pub(crate) fn others_share(&self) -> f64 {
+    pub fn others_share(&self) -> f64 {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.others.as_secs_f64() / (self.wall.as_secs_f64() * cores as f64).max(f64::MIN_POSITIVE)
     }
@@ -32,7 +34,7 @@ impl Spent {
 
 /// Measures who spends how much time on the processor.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub struct Meter {
     servers: Vec<u32>,
     began: Instant,
     at: Reading,
@@ -46,7 +48,8 @@ struct Reading {
 }
 
 impl Meter {
-    pub(crate) fn start(servers: Vec<u32>) -> Meter {
+    /// Begins; `servers` are process ids.
+    pub fn start(servers: Vec<u32>) -> Meter {
         let at = Reading::take(&servers);
         Meter {
             servers,
@@ -55,7 +58,8 @@ impl Meter {
         }
     }
 
-    pub(crate) fn stop(self) -> Spent {
+    /// Ends.
+    pub fn stop(self) -> Spent {
         let now = Reading::take(&self.servers);
         let servers = now.servers.saturating_sub(self.at.servers);
         let clients = now.clients.saturating_sub(self.at.clients);
@@ -81,29 +85,29 @@ impl Reading {
 }
 
 /// Time on the processor that a process has used.
-pub(crate) fn cpu_of(id: u32) -> Duration {
+pub fn cpu_of(id: u32) -> Duration {
     cpu_in(&read(&format!("/proc/{id}/stat")))
 }
 
 /// Memory of a process that is in RAM, in bytes.
-pub(crate) fn resident(id: u32) -> u64 {
+pub fn resident(id: u32) -> u64 {
     kib_in(&read(&format!("/proc/{id}/status")), "VmRSS:") * 1_024
 }
 
 /// Memory that could be had, in bytes.
-pub(crate) fn available() -> u64 {
+pub fn available() -> u64 {
     kib_in(&read("/proc/meminfo"), "MemAvailable:") * 1_024
 }
 
 /// The load average over a minute.
-pub(crate) fn load() -> f64 {
+pub fn load() -> f64 {
     let text = read("/proc/loadavg");
     let first = text.split(' ').next();
     first.and_then(|first| first.parse().ok()).unwrap_or(0.0)
 }
 
 /// Lets this process, and those that it starts, have as many open files as it may.
-pub(crate) fn raise_open_files() -> u64 {
+pub fn raise_open_files() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -114,7 +118,7 @@ pub(crate) fn raise_open_files() -> u64 {
 }
 
 /// What figures are worth nothing without.
-pub(crate) fn environment(directory: &Path) -> Value {
+pub fn environment(directory: &Path) -> Value {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     json!({
         "cores": cores,
