@@ -136,8 +136,10 @@ impl Rounds {
             if proved {
                 self.proofs.send_replace(Proof { round, began }); // I5
             }
-            let pause = if proved { Duration::ZERO } else { RETRY_PAUSE };
-            tokio::time::sleep(pause).await;
+            if !proved {
+                // Only here: even a sleep of no time lasts until the timer's next millisecond.
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
             let due = started + interval;
             tokio::select! {
                 waiting = self.wanted.wait_for(|wanted| *wanted > round) => {
