@@ -58,9 +58,9 @@ pub struct HistoryOptions {
     pub per_object_max: usize,
     /// Newest records kept over all objects.
     pub total_max: u64,
-    /// Most entries waiting for the writer thread.
+    /// Most entries that are not written yet.
     pub queue_len_max: usize,
-    /// Most bytes of bodies and object keys waiting for it. A longer entry waits alone.
+    /// Most bytes of their bodies and object keys. A longer entry waits alone.
     pub queue_bytes_max: usize,
     /// While this is at its floor, nothing is written: sled does not survive a full disk. What was
     /// recorded waits, and reads fail as long as something does.

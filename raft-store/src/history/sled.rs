@@ -1,6 +1,7 @@
 //! The shell around sled: opening, the queue, the writer thread, and failures kept.
 //!
-//! The writer thread takes entries in the order in which they came, one batch each. Whoever reads,
+//! The writer thread takes entries in the order in which they came, those of a tenth of a second in one
+//! batch: the next one is a while away or there are many, and sled's cost is by the batch. Whoever reads,
 //! drains or refills first waits until what was queued before is dealt with. The first failure is
 //! kept: from then on entries are dropped, since a gap would be taken for the truth later, and
 //! every call fails until a refill succeeds. Waiting here is real waiting, with real time in two
@@ -13,12 +14,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::files::{DirLock, closed, discard, generations, guarded, is_environment, lock_dir};
 use super::store::{Store, VERSIONS, version_key};
 use super::writer::Writer;
 use super::{Extent, History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entry_bytes};
+
+/// How long an entry waits for others, and how many of them, and bytes, make a batch.
+const GATHER_MAX: Duration = Duration::from_millis(100);
+const BATCH_LEN: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Between two looks whether there is space again.
 const SPACE_PAUSE: Duration = Duration::from_millis(200);
@@ -257,10 +263,34 @@ struct Queue {
     /// Entries ever queued, and ever dealt with. Their difference includes the one being written.
     put: u64,
     done: u64,
+    /// Somebody waits until so many are dealt with.
+    wanted: u64,
     failed: Option<String>,
     /// The writer thread waits for space; the next entry is still queued.
     waits_for_space: bool,
     closed: bool,
+}
+
+impl Queue {
+    fn is_wanted(&self) -> bool {
+        self.done < self.wanted
+    }
+
+    /// Whether there is enough for a batch, or callers may soon have to wait.
+    fn is_much(&self, options: &HistoryOptions) -> bool {
+        let len = BATCH_LEN.min(options.queue_len_max / 2).max(1);
+        let bytes = BATCH_BYTES.min(options.queue_bytes_max / 2);
+        self.entries.len() >= len || (!self.entries.is_empty() && self.bytes >= bytes)
+    }
+}
+
+/// Entries on their way into the store.
+struct Taken {
+    entries: Vec<(u64, Vec<HistoryRecord>)>,
+    bytes: usize,
+    /// The newest of them.
+    last: u64,
+    failed: bool,
 }
 
 impl Shared {
@@ -272,7 +302,7 @@ impl Shared {
         while queue.failed.is_none()
             && !queue.closed
             && !queue.waits_for_space
-            && (queue.entries.len() >= self.options.queue_len_max.max(1)
+            && (queue.put - queue.done >= self.options.queue_len_max.max(1) as u64
                 || (!queue.entries.is_empty()
                     && queue.bytes + bytes > self.options.queue_bytes_max))
         {
@@ -298,6 +328,8 @@ impl Shared {
     fn settle(&self) -> io::Result<()> {
         let mut queue = lock(&self.queue);
         let target = queue.put;
+        queue.wanted = target;
+        self.work.notify_one();
         while queue.done < target {
             if queue.waits_for_space {
                 let text =
@@ -310,6 +342,52 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
+    }
+
+    /// Waits for an entry, and then a little for more: what a batch costs is mostly the same for one
+    /// entry as for many. Not while somebody waits for what is queued, nor while it is much.
+    fn gather(&self) {
+        let mut queue = lock(&self.queue);
+        let mut until = None;
+        while !queue.closed && !queue.is_wanted() && !queue.is_much(&self.options) {
+            let now = Instant::now();
+            queue = match until {
+                None if queue.entries.is_empty() => self
+                    .work
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    until = Some(now + GATHER_MAX);
+                    queue
+                }
+                Some(until) if now >= until => return,
+                Some(until) => {
+                    let waited = self.work.wait_timeout(queue, until - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Takes as many entries as one batch is to hold; `None` when it is over.
+    fn take(&self) -> Option<Taken> {
+        let mut queue = lock(&self.queue);
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        while let Some((_, records)) = queue.entries.front() {
+            let more = entry_bytes(records);
+            if !entries.is_empty() && (bytes + more > BATCH_BYTES || entries.len() >= BATCH_LEN) {
+                break;
+            }
+            bytes += more;
+            entries.extend(queue.entries.pop_front());
+        }
+        let last = entries.last().map(|(applied, _)| *applied)?;
+        Some(Taken {
+            entries,
+            bytes,
+            last,
+            failed: queue.failed.is_some(),
+        })
     }
 
     /// Waits until there is space, or the end, or a failure, after which nothing is written.
@@ -361,41 +439,31 @@ impl Shared {
     }
 }
 
-/// The writer thread: entries in the order they came. After a failure they are dropped, because a
-/// gap would be taken for the truth later.
+/// The writer thread: entries in the order they came, some at a time. After a failure they are dropped,
+/// because a gap would be taken for the truth later.
 fn write_until_closed(shared: &Shared) {
     loop {
-        let mut queue = lock(&shared.queue);
-        while queue.entries.is_empty() && !queue.closed {
-            queue = shared
-                .work
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(queue);
+        shared.gather();
         shared.wait_for_space();
-        let mut queue = lock(&shared.queue);
-        let Some((applied, records)) = queue.entries.pop_front() else {
+        let Some(taken) = shared.take() else {
             return;
         };
-        let bytes = entry_bytes(&records);
-        let failed = queue.failed.is_some();
-        drop(queue);
-        shared.moved.notify_all(); // Room for one more, while this one is written.
-        if !failed {
+        shared.moved.notify_all(); // Room for more, while these are written.
+        let (entries, bytes, last) = (taken.entries.len(), taken.bytes, taken.last);
+        if !taken.failed {
             let mut slot = lock(&shared.writer);
             let result = match slot.as_mut() {
-                Some(writer) => guarded(|| writer.entry(applied, records)),
+                Some(writer) => guarded(|| writer.entries(taken.entries)),
                 None => Err(closed()),
             };
             match result {
                 Ok(held) => shared.applied.store(held, Ordering::Release),
-                Err(error) => shared.fail(format!("writing entry {applied} failed: {error}")),
+                Err(error) => shared.fail(format!("writing up to entry {last} failed: {error}")),
             }
         }
         let mut queue = lock(&shared.queue);
         queue.bytes -= bytes;
-        queue.done += 1;
+        queue.done += entries as u64;
         drop(queue);
         shared.moved.notify_all();
     }

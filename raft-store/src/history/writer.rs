@@ -1,6 +1,6 @@
-//! What one entry changes in the store: additions, trimming, counts and sum, in one batch.
+//! What entries change in the store: additions, trimming, counts and sum, in one batch.
 //!
-//! Must hold: the batch of an entry leaves the store as [`Store::check`] demands it, and what is
+//! Must hold: a batch leaves the store as [`Store::check`] demands it, and what is
 //! trimmed depends on the records alone, never on when it is looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,8 +89,16 @@ impl Writer {
         self.totals == Totals::default()
     }
 
-    /// One entry, one batch. Returns the applied index held afterwards.
-    pub(super) fn entry(&mut self, applied: u64, records: Vec<HistoryRecord>) -> io::Result<u64> {
+    /// Some entries, one batch. Returns the applied index held afterwards. What is trimmed is what one
+    /// batch for each would have trimmed: what goes has enough newer ones, and goes on having them.
+    pub(super) fn entries(&mut self, entries: Vec<(u64, Vec<HistoryRecord>)>) -> io::Result<u64> {
+        let (mut applied, mut records) = (self.totals.applied, Vec::new());
+        for (at, of_entry) in entries {
+            if at > applied {
+                applied = at;
+                records.extend(of_entry);
+            }
+        }
         if applied > self.totals.applied {
             self.write(applied, true, records)?;
         }
