@@ -33,6 +33,8 @@ use crate::snapshot_file::{SnapshotError, SnapshotReader, SnapshotStore};
 use crate::state_machine::{apply_to, head_of, header_of, load_machine, refill, write_records};
 use crate::types::{StoredMembership, from_log, raft_log_id};
 
+pub use crate::snapshot_file::MAGIC;
+
 /// How far the first version of a recovered cluster is beyond the last one that is known of the old
 /// one: more writes than a lost majority can have been ahead.
 pub const VERSIONS_SKIPPED: u64 = 1_000_000_000;
@@ -50,12 +52,18 @@ pub struct Backup {
 /// Why a backup cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The file is damaged, not a backup, or cannot be read.
-    #[error(transparent)]
+    /// The file is damaged, or cannot be read.
+    #[error("{}", of_file(.0))]
     File(#[from] SnapshotError),
     /// The bytes are those that were written, but not of a state that this release can load.
     #[error("{0}")]
     Content(String),
+}
+
+/// The file by its name alone: here it is no snapshot of a node.
+fn of_file(why: &SnapshotError) -> String {
+    let text = why.to_string();
+    text.strip_prefix("snapshot ").unwrap_or(&text).to_owned()
 }
 
 impl Backup {

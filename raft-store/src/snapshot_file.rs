@@ -39,7 +39,8 @@ pub const HEADER_LEN_MAX: usize = 16 << 20;
 pub const FILE_LEN_MAX: u64 = 64 << 30;
 
 const DIR: &str = "snapshots";
-const MAGIC: &[u8; 8] = b"PNNSNAPS";
+/// How a file begins.
+pub const MAGIC: &[u8; 8] = b"PNNSNAPS";
 const END_MAGIC: &[u8; 8] = b"PNNSEND.";
 const FORMAT: u8 = 1;
 const HEAD_LEN: usize = 25;

@@ -5,13 +5,13 @@
 //! what was shown and agreed to; `recover` changes neither backup nor old directory.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use http::Method;
-use pennon_raft_store::backup::{self, Backup, FirstNode, Recovered, Source};
+use pennon_raft_store::backup::{self, Backup, FirstNode, MAGIC, Recovered, Source};
 use pennon_raft_store::command::{ClusterId, ObjectKind};
 use pennon_raft_store::disk::{Disk, RealDisk};
 use pennon_raft_store::identity::DirectoryLock;
@@ -173,12 +173,25 @@ fn check(terminal: &Terminal, file: &Path) -> Result<(), Failure> {
 
 /// Opens a backup, every byte of it.
 fn open(file: &Path) -> Result<Backup, Failure> {
+    let mut magic = [0; MAGIC.len()];
+    let begins = File::open(file).and_then(|mut file| file.read_exact(&mut magic));
+    match begins {
+        Ok(()) if magic == *MAGIC => {}
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            let text = format!("there is no file {}", file.display());
+            return Err(Failure::new(Exit::NotFound, text));
+        }
+        Err(why) if why.kind() != io::ErrorKind::UnexpectedEof => {
+            return Err(unreadable(file, &why));
+        }
+        Ok(()) | Err(_) => {
+            let text = format!("{} is no backup of Pennon", file.display());
+            return Err(Failure::new(Exit::CheckFailed, text));
+        }
+    }
     let (directory, name) = parts(file)?;
     let disk = RealDisk::new(directory).map_err(|why| unreadable(file, &why))?;
-    Backup::open(&disk, name).map_err(|why| {
-        let text = format!("{} cannot be used: {why}", file.display());
-        Failure::new(Exit::CheckFailed, text)
-    })
+    Backup::open(&disk, name).map_err(|why| Failure::new(Exit::CheckFailed, why.to_string()))
 }
 
 fn say(terminal: &Terminal, file: &Path, backup: &Backup, what: &str) -> Result<(), Failure> {
@@ -381,7 +394,7 @@ fn told(
 Make sure that no node of the old cluster starts again. Then
   pennon serve --name {} --data {data} …                   where the clients look for it
   pennon serve --learner --join PEER --data NEW --name …   every further node, with an empty directory
-  pennon cluster promote NAME                              when it has caught up",
+  pennon cluster add NAME                                  and give it a vote when it has caught up",
         command.name
     ))
 }

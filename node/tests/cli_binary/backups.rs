@@ -75,8 +75,12 @@ fn a_backup_is_taken_checked_and_restored() {
     }
     let nothing = directory.path().join("gone");
     node.run_with("restore --yes", &[nothing.to_str().unwrap()])
+        .exits(3)
+        .complains("there is no file");
+    std::fs::write(&file, "hello").unwrap();
+    node.run_with("backup verify", &[name])
         .exits(7)
-        .complains("gone");
+        .complains("is no backup");
 }
 
 #[test]
