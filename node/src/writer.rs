@@ -4,8 +4,8 @@
 //! propose one entry; wait until it is applied; then answer everybody. A batch without changes is
 //! proved by a ReadIndex round instead. No answer leaves before the state it was decided against
 //! is known to be committed (I1, I9). While disk space is short, what would change something is refused
-//! before it is proposed; what was decided before, and refusals, are still answered. A new leader's Writer begins only when an entry of its own
-//! term is applied.
+//! before it is proposed, but for kill switches as long as the log has room; what was decided before, and
+//! refusals, are still answered. A new leader's Writer begins only when an entry of its own term is applied.
 //!
 //! `submit` is the way in on every node: to the local Writer, or once to the leader's.
 
@@ -280,6 +280,19 @@ impl Task {
         }
     }
 
+    /// Whether it is a kill switch for which the log has room: that goes on while space is short.
+    fn has_room_for(&self, view: &View, request: &ChangeRequest) -> bool {
+        let switches = |ask: &Ask| matches!(ask, Ask::Enable(_));
+        if !request.writes.iter().all(|write| switches(&write.ask)) {
+            return false;
+        }
+        match Draft::on(view).plan(request) {
+            Planned::Batched(item, _) => codec::encode(COMMAND_FORMAT, &item)
+                .is_ok_and(|bytes| self.raft.has_room(bytes.len() as u64)),
+            Planned::Answered(_) | Planned::Later => false,
+        }
+    }
+
     async fn batch(&mut self, view: View) {
         let shortage = self.space.shortage();
         let mut draft = Draft::on(&view);
@@ -296,7 +309,9 @@ impl Task {
             if !claim(&waiting.taken, TAKEN) {
                 continue; // Given up by its caller.
             }
-            if let Some(shortage) = &shortage {
+            if let Some(shortage) = &shortage
+                && !self.has_room_for(&view, &waiting.request)
+            {
                 match Draft::on(&view).plan(&waiting.request) {
                     Planned::Answered(outcome) => decided.push((waiting, outcome)),
                     Planned::Batched(..) | Planned::Later => {

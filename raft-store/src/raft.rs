@@ -621,6 +621,12 @@ impl Raft {
         }
     }
 
+    /// Whether the log has room for so many bytes, whatever the disk has, beside what is kept for
+    /// elections and members.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.log.room_bytes() >= ROOM_KEPT.saturating_add(bytes)
+    }
+
     /// Whether there is no space for changes; entries without any (elections, members) still find theirs.
     pub fn is_short_of_space(&self) -> bool {
         self.log.is_starved() || self.space.is_low()
@@ -644,7 +650,7 @@ impl Raft {
         if !request.entries.iter().any(changes) || !self.is_short_of_space() {
             return Ok(());
         }
-        if self.log.room_bytes() < ROOM_KEPT + len {
+        if !self.has_room(len) {
             return Err("the disk of this node is full; it takes no changes".into());
         }
         Ok(())

@@ -68,6 +68,14 @@ async fn a_full_leader_hands_over_and_a_full_cluster_refuses() {
     let leader = cluster.leader().await;
     let core = cluster.core(leader).await;
     let mut acknowledged = write_flags(&core, 0..3).await;
+    let named = environment();
+    let all = [
+        (ObjectId::environment_object(named.shared()), "{}"),
+        (ObjectId::flag("kill"), FLAG),
+        (ObjectId::policy(named, "kill"), POLICY),
+    ];
+    let all = all.map(|(object, json)| put(object, json, Expected::Any));
+    core.write(request(all.into()), WITHIN).await.unwrap();
     leave(&cluster.disks[leader], MIN_FREE - MIB);
     // The writes wait for the next leader instead of failing.
     acknowledged.extend(write_flags(&core, 3..6).await);
@@ -83,6 +91,14 @@ async fn a_full_leader_hands_over_and_a_full_cluster_refuses() {
         assert!(full(refused.clone()), "{refused:?}");
         all_hold(&cluster, &acknowledged).await;
     }
+    // But for the kill switch, for which the logs have room.
+    let policy = ObjectId::policy(environment(), "kill");
+    let mut switch = put(policy.clone(), POLICY, Expected::Any);
+    switch.ask = Ask::Enable(false);
+    let switched = core.write(request(vec![switch]), WITHIN).await.unwrap();
+    acknowledged.retain(|(object, _)| *object != policy);
+    acknowledged.push((policy, version_of(&switched)));
+    all_hold(&cluster, &acknowledged).await;
     // A little more is not enough, so that it does not flicker.
     leave(&cluster.disks[next], MIN_FREE + MIB);
     let one = request(vec![put(ObjectId::flag("no"), FLAG, Expected::Absent)]);
