@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pennon_evaluator::{Environment, EnvironmentKey, Snapshot, Version};
 use pennon_raft_store::changes::Changes;
-use pennon_raft_store::command::{Change, ClusterId, ObjectId, Outcome};
+use pennon_raft_store::command::{Change, ClusterId, ObjectId, Outcome, Refusal};
 use pennon_raft_store::machine::View;
 use pennon_raft_store::plan::ChangeRequest;
 use pennon_raft_store::raft::{Blocking, Member, Raft, Role, Status};
@@ -71,6 +71,8 @@ pub struct ClusterView {
     pub term: u64,
     /// The version this node has.
     pub version: Version,
+    /// The feature level of the cluster at that version.
+    pub level: u32,
     /// How many more voters may fail before writes stop.
     pub failure_tolerance: i64,
     /// One sentence: healthy, or what is wrong.
@@ -122,6 +124,11 @@ impl Core {
     /// What this node has applied; may be behind (`?consistency=stale`).
     pub fn view(&self) -> View {
         self.raft.view()
+    }
+
+    /// Follows what this node has applied.
+    pub fn views(&self) -> tokio::sync::watch::Receiver<View> {
+        self.raft.views()
     }
 
     /// What consensus says here.
@@ -204,6 +211,17 @@ impl Core {
         within: Duration,
     ) -> Result<Outcome, WriteError> {
         let deadline = Instant::now() + within;
+        // An older leader could not even read it.
+        let needs = self.view().features().of_request(&request);
+        if needs > self.view().level() {
+            let confirmed = self.confirmed(within).await;
+            let view = confirmed.map_err(|_| WriteError::NoQuorum)?; // I1
+            let (version, level) = (view.version(), view.level());
+            if needs > level {
+                let refusal = Refusal::NotEnabled { needs, level };
+                return Ok(Outcome::Refused { version, refusal });
+            }
+        }
         crate::writer::submit(&self.writer, &self.raft, &self.peers, request, deadline).await
     }
 

@@ -30,6 +30,10 @@ pub struct Hello {
     pub expect: u32,
     /// Whether it wants no vote: it forms no cluster and joins one that is there.
     pub learner: bool,
+    /// The highest feature level that its release knows.
+    pub feature_level: u32,
+    /// The feature level of its cluster, as far as it has applied it.
+    pub cluster_level: Option<u32>,
 }
 
 /// Asks a node to belong to a cluster that is being formed.
@@ -171,6 +175,8 @@ mod tests {
             formed: false,
             expect: 3,
             learner: false,
+            feature_level: 1,
+            cluster_level: None,
         }
     }
 

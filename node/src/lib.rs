@@ -24,5 +24,6 @@ pub mod server;
 pub mod settings;
 pub mod space;
 mod succession;
+mod upgrade;
 mod verify;
 pub mod writer;

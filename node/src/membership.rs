@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use pennon_raft_store::raft::{MemberChange, MemberStatus, ProposeError, Role, Status};
+use pennon_raft_store::raft::{Member, MemberChange, MemberStatus, ProposeError, Role, Status};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -100,6 +100,7 @@ impl Core {
                         .map_err(outcome)?,
                     None => {}
                 }
+                self.check_level(member).await?;
             } else if let Some(refused) = refusal(&status, node, &change) {
                 return Err(MembershipError::Refused(refused));
             } else if takes_vote(&status, node, &change) {
@@ -229,6 +230,26 @@ impl Core {
         }
     }
 
+    /// A node that knows less than the cluster would have to stop at once.
+    async fn check_level(&self, member: &Member) -> Result<(), MembershipError> {
+        let deadline = Instant::now() + ALIVE_MAX;
+        let Some(hello) = self.peers.hello(member, deadline).await else {
+            return Err(MembershipError::Refused(format!(
+                "{} does not answer at its peer address {}",
+                member.name, member.peer
+            )));
+        };
+        let level = self.view().level();
+        match hello.feature_level >= level {
+            true => Ok(()),
+            false => Err(MembershipError::Refused(format!(
+                "{} runs a release that knows feature level {}, and the cluster is at {level}: start it with the \
+                 release that the members run",
+                member.name, hello.feature_level
+            ))),
+        }
+    }
+
     /// The voters that would be left must be able to decide something.
     async fn check_quorum_without(
         &self,
@@ -305,7 +326,6 @@ fn refusal(status: &Status, node: u64, change: &MemberChange) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pennon_raft_store::raft::Member;
 
     fn status(members: &[(u64, bool, Option<u64>)]) -> Status {
         let members = members.iter().map(|(id, voter, matched)| MemberStatus {

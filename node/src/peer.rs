@@ -76,6 +76,8 @@ pub struct PeerStatus {
     pub role: String,
     /// What it found wrong with itself.
     pub complaint: Option<String>,
+    /// The highest feature level that its release knows.
+    pub feature_level: u32,
 }
 
 /// Why a call to a peer has no answer.
@@ -350,12 +352,19 @@ impl PeerClient {
             .ok()
     }
 
+    /// Asks who listens at a member's address; `None` without an answer.
+    pub(crate) async fn hello(&self, member: &Member, deadline: Instant) -> Option<Hello> {
+        let to = self.address(member);
+        call(&self.http, &to, "hello", &(), deadline).await.ok()
+    }
+
     /// Whether a member answers.
     pub(crate) async fn is_alive(&self, member: &Member, deadline: Instant) -> bool {
         self.status(member, deadline).await.is_some()
     }
 
-    async fn status(&self, member: &Member, deadline: Instant) -> Option<PeerStatus> {
+    /// Asks a member how it is; `None` without an answer.
+    pub(crate) async fn status(&self, member: &Member, deadline: Instant) -> Option<PeerStatus> {
         call(
             &self.http,
             &self.address(member),
@@ -735,6 +744,7 @@ pub(crate) fn own_status(core: &Core) -> PeerStatus {
         release: env!("CARGO_PKG_VERSION").into(),
         role: core.status().role.as_str().into(),
         complaint: core.complaint(),
+        feature_level: view.features().level(),
     }
 }
 
@@ -765,11 +775,13 @@ pub(crate) async fn cluster_view(core: &Core, within: Duration) -> ClusterView {
     }))
     .await;
     let (failure_tolerance, verdict) = verdict(status.leader, &members);
+    let view = core.view();
     ClusterView {
         cluster: core.cluster(),
         leader: status.leader,
         term: status.term,
-        version: core.view().version(),
+        version: view.version(),
+        level: view.level(),
         failure_tolerance,
         verdict,
         members,

@@ -18,6 +18,7 @@ use pennon_raft_store::directory;
 use pennon_raft_store::disk::{Disk, Space, is_full};
 use pennon_raft_store::history::{History, HistoryOptions, MemoryHistory, Opened, SledHistory};
 use pennon_raft_store::identity::{DirectoryLock, Identity};
+use pennon_raft_store::level::Features;
 use pennon_raft_store::log::{Flushing, LogOptions, SegmentLog, give_up_reserve};
 use pennon_raft_store::raft::{Blocking, Member, Raft, RaftOptions, RaftParts};
 use pennon_raft_store::snapshot_file::SnapshotStore;
@@ -77,6 +78,8 @@ pub struct NodeOptions {
     pub drain: Duration,
     /// Bytes of the disk below which no changes are taken; 0 for no such mark.
     pub min_free: u64,
+    /// What this release knows: [`Features::THIS`], but for tests of mixed releases.
+    pub features: Features,
 }
 
 impl NodeOptions {
@@ -93,6 +96,7 @@ impl NodeOptions {
             confirm_interval: Duration::from_millis(500),
             drain: Duration::from_secs(5),
             min_free: crate::settings::MIN_FREE_DEFAULT,
+            features: Features::THIS,
         }
     }
 }
@@ -369,6 +373,9 @@ impl Shared {
             let Ok(hello) = self.greeter.hello(address, FORMATION_MAX).await else {
                 continue;
             };
+            if hello.cluster == Some(ours) {
+                self.check_level(&hello)?;
+            }
             if let Some(theirs) = hello
                 .cluster
                 .filter(|theirs| *theirs != ours && hello.formed)
@@ -381,6 +388,15 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// A cluster that has gone beyond this release has no place for this node until it is upgraded.
+    fn check_level(&self, hello: &Hello) -> Result<(), String> {
+        let Some(level) = hello.cluster_level else {
+            return Ok(());
+        };
+        let known = self.options.features.check(level);
+        known.map_err(|why| format!("{why}; {} answered for the cluster", hello.member.name))
     }
 
     /// One step towards belonging to a cluster; true when this node does.
@@ -433,6 +449,7 @@ impl Shared {
                 why = format!("{} belongs to no cluster yet", hello.member.name);
                 continue;
             };
+            self.check_level(&hello)?;
             self.remember(cluster).await?;
             // It must listen to the leader before the leader speaks to it.
             self.start_raft(cluster).await?;
@@ -535,6 +552,7 @@ impl Shared {
             transport: Arc::new(peers.clone()),
             blocking: self.store.blocking,
             space,
+            features: self.options.features,
         };
         let raft = Raft::start(parts).await.map_err(|why| why.to_string())?;
         let interval = self.options.confirm_interval;
@@ -579,10 +597,11 @@ impl Shared {
         let core = Arc::new(core);
         let rolls = call_rolls(Arc::downgrade(&core));
         let succession = crate::succession::watch(Arc::downgrade(&core));
+        let upgrade = crate::upgrade::watch(Arc::downgrade(&core));
         let stop = self.stop.clone();
         tokio::spawn(async move {
             tokio::select! {
-                _ = async { tokio::join!(rolls, succession) } => {}
+                _ = async { tokio::join!(rolls, succession, upgrade) } => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -617,6 +636,8 @@ impl Answering for Shared {
                 .is_some_and(|raft| !raft.status().members.is_empty()),
             expect: self.options.expect,
             learner: self.options.learner,
+            feature_level: self.options.features.level(),
+            cluster_level: self.raft.get().map(|raft| raft.view().level()),
         }
     }
 

@@ -391,7 +391,7 @@ impl Task {
                     tracing::error!(%why, "our own batch could not be read back; it was refused by every node");
                     answer_all(decided, &Written::Busy);
                 }
-                Answer::Blank => answer_all(decided, &Written::Unknown),
+                Answer::Blank | Answer::Level(_) => answer_all(decided, &Written::Unknown),
             },
             Ok(Err(ProposeError::NotLeader { .. })) => answer_all(decided, &Written::NotLeader),
             Ok(Err(ProposeError::Unknown | ProposeError::Stopped(_))) | Err(_) => {

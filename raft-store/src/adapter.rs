@@ -200,6 +200,7 @@ mod tests {
             history,
             Blocking::Inline,
             crate::disk::Space::unbounded(),
+            crate::level::Features::THIS,
         )
         .unwrap();
         (LogAdapter::new(Arc::new(log)), machine)

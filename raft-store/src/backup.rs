@@ -25,6 +25,7 @@ use crate::directory;
 use crate::disk::{Disk, Space};
 use crate::history::{History, HistoryOptions, MemoryHistory};
 use crate::identity::Identity;
+use crate::level::Features;
 use crate::log::{Flushing, LogOptions, LogStore};
 use crate::machine::Machine;
 use crate::plan::{Ask, AskedWrite};
@@ -75,7 +76,7 @@ impl Backup {
         let reader = SnapshotReader::open(disk, path)?;
         let content = |why: io::Error| BackupError::Content(why.to_string());
         let head = head_of(&reader).map_err(content)?;
-        let machine = load_machine(&head, &reader).map_err(content)?;
+        let machine = load_machine(&head, &reader, Features::THIS).map_err(content)?;
         Ok(Self { reader, machine })
     }
 
@@ -248,7 +249,7 @@ fn survivor(disk: &Arc<dyn Disk>, history: &dyn History) -> io::Result<Machine> 
     let mut machine = match snapshots.newest()? {
         None => Machine::new(ClusterId::new(cluster)),
         Some(reader) => {
-            let machine = load_machine(&head_of(&reader)?, &reader)?;
+            let machine = load_machine(&head_of(&reader)?, &reader, Features::THIS)?;
             refill(history, machine.applied().map_or(0, |id| id.index), &reader)?;
             machine
         }
@@ -269,7 +270,7 @@ fn survivor(disk: &Arc<dyn Disk>, history: &dyn History) -> io::Result<Machine> 
                 &mut machine,
                 history,
                 &from_log(entry).map_err(io::Error::other)?,
-            );
+            )?;
         }
     }
     log.close();

@@ -329,6 +329,9 @@ pub struct Batch {
 pub enum Command {
     /// Change ground state.
     Batch(Batch),
+    /// Every member knows this feature level: what needs it is allowed from here on. A lower one
+    /// than the cluster's changes nothing.
+    Raise(u32),
 }
 
 /// What a write did to one object.
@@ -415,6 +418,14 @@ pub enum Refusal {
     },
     /// The ground state is not the one that the change set is for. Answered at once, never stored.
     Moved,
+    /// A member runs a release that could not read the change set. Answered at once, never stored:
+    /// the same request succeeds when every member knows that much.
+    NotEnabled {
+        /// The feature level that it needs.
+        needs: u32,
+        /// The feature level of the cluster.
+        level: u32,
+    },
 }
 
 /// One line of an object's history, kept in `state/` and shown by the API.

@@ -145,6 +145,7 @@ pub(crate) fn not_loaded(reader: &SnapshotReader, why: &io::Error) -> OpenError 
     let file = format!("snapshots/{:020}.snap", reader.version());
     match why.kind() {
         io::ErrorKind::InvalidInput => OpenError::foreign(file, why.to_string()),
+        io::ErrorKind::Unsupported => OpenError::newer(file, why.to_string()),
         _ => OpenError::corrupt(file, 0, why.to_string()),
     }
 }

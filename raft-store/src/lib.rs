@@ -8,6 +8,7 @@
 //!
 //! - [`command`]: the shapes that go into the log. [`plan`]: the leader's decision about a change
 //!   set. [`machine`]: the pure state machine. [`codec`]: format tag, length, crc, body.
+//! - [`level`]: what a release may ask of a cluster that is being upgraded.
 //! - [`backup`]: the whole state as one file, and clusters made anew.
 //! - [`log`], [`vote`], [`identity`], [`snapshot_file`], [`history`], [`disk`]: what is on disk.
 //! - [`changes`]: the history, read back.
@@ -23,6 +24,7 @@ pub mod directory;
 pub mod disk;
 pub mod history;
 pub mod identity;
+pub mod level;
 pub mod log;
 pub mod machine;
 pub mod plan;

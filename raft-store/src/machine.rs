@@ -5,7 +5,7 @@
 //! no way to fail. Bytes it cannot read become a refusal that every node gives alike (I11).
 //!
 //! Ground state: objects (JSON text with version, time and author), the request-id window, the
-//! leader's time, `version_base`. Derived, carried in the same entry by the leader and stored as
+//! leader's time, `version_base`, the feature level (`level`). Derived, carried in the same entry by the leader and stored as
 //! its very bytes (I4): compiled states, their digest, who uses whom, the ring of recent changes.
 //! Derived by each machine for itself, and in no digest: the limits in force, which flags have
 //! which tag (`derived`).
@@ -31,6 +31,7 @@ use crate::command::{
     Batch, Change, ClusterId, Command, CompiledChange, Item, ObjectId, ObjectKind, Origin, Outcome,
     Refusal, Verdict, Write, WriteResult,
 };
+use crate::level::{FIRST_LEVEL, Features};
 use crate::log::LogId;
 use crate::window::{Known, Window};
 
@@ -119,6 +120,8 @@ pub enum Answer {
     TryAgain,
     /// The bytes could not be read; nothing was changed.
     Unreadable(codec::Unreadable),
+    /// The cluster is at this feature level now.
+    Level(u32),
 }
 
 /// What applying an entry did.
@@ -136,6 +139,9 @@ pub struct Applied {
 #[derive(Clone, Debug)]
 pub struct Machine {
     cluster: ClusterId,
+    /// What the release that runs here knows; not replicated.
+    features: Features,
+    level: u32,
     version_base: u64,
     applied: Option<LogId>,
     time_ms: u64,
@@ -177,6 +183,8 @@ impl Machine {
     pub fn new(cluster: ClusterId) -> Self {
         Self {
             cluster,
+            features: Features::THIS,
+            level: FIRST_LEVEL,
             version_base: 0,
             applied: None,
             time_ms: 0,
@@ -191,6 +199,12 @@ impl Machine {
         }
     }
 
+    /// The same machine in a release that knows this much.
+    #[must_use]
+    pub fn with_features(self, features: Features) -> Self {
+        Self { features, ..self }
+    }
+
     /// Applies one committed entry. `id` must be the one after the last applied.
     pub fn apply(&mut self, id: LogId, entry: Entry<'_>) -> Applied {
         let before = self.version();
@@ -203,8 +217,16 @@ impl Machine {
                 Err(why) => Answer::Unreadable(why), // I11
                 // D2: a batch is good only at the version it was decided at.
                 Ok(Command::Batch(batch)) if batch.base != before => Answer::TryAgain,
+                // I11: who cannot read it and who could answer the same, and change nothing.
+                Ok(Command::Batch(batch)) if self.is_beyond(&batch) => {
+                    Answer::Unreadable(codec::Unreadable::Body)
+                }
                 Ok(Command::Batch(batch)) => {
                     Answer::Outcomes(self.apply_batch(version, batch, &mut changes))
+                }
+                Ok(Command::Raise(level)) => {
+                    self.raise(level);
+                    Answer::Level(self.level)
                 }
             },
         };
@@ -213,6 +235,26 @@ impl Machine {
             answer,
             changes,
         }
+    }
+
+    /// Whether something in a batch needs a higher level than the cluster has, or this release.
+    fn is_beyond(&self, batch: &Batch) -> bool {
+        let level = self.level.min(self.features.level());
+        let mut items = batch.items.iter();
+        items.any(|item| self.features.of_item(item) > level)
+    }
+
+    /// The level never falls. It counts in the digest from the second on, so that states from
+    /// before there were levels have the digest that they had.
+    fn raise(&mut self, level: u32) {
+        if level <= self.level {
+            return;
+        }
+        if self.level > FIRST_LEVEL {
+            self.digest.remove(level_hash(self.level));
+        }
+        self.digest.add(level_hash(level));
+        self.level = level;
     }
 
     fn apply_batch(
@@ -505,6 +547,16 @@ impl Machine {
         &self.window
     }
 
+    /// The feature level of the cluster: what needs a higher one is refused.
+    pub fn level(&self) -> u32 {
+        self.level
+    }
+
+    /// What the release that runs here knows.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
     /// One object.
     pub fn object(&self, id: &ObjectId) -> Option<&Arc<Object>> {
         self.objects.get(id)
@@ -661,6 +713,13 @@ fn first_id(kind: ObjectKind, environment: Option<&EnvironmentKey>, key: &str) -
         (ObjectKind::Application, _) => ObjectId::application(key),
         (ObjectKind::Flag | ObjectKind::Policy | ObjectKind::Segment, _) => ObjectId::flag(key),
     }
+}
+
+fn level_hash(level: u32) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    hasher.update(b"feature-level");
+    hasher.update(&level.to_le_bytes());
+    hasher.digest128()
 }
 
 /// Hash of one object with everything replicated about it.

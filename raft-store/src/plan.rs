@@ -148,6 +148,9 @@ impl Draft {
         {
             return self.refused(Refusal::Moved);
         }
+        if let Err(refusal) = self.check_level(self.machine.features().of_request(request)) {
+            return self.refused(refusal);
+        }
         let remember = request.origin.request.is_some();
         let verdict = match self.decide(request) {
             Ok(decided) if decided.writes.is_empty() && !remember => {
@@ -163,7 +166,7 @@ impl Draft {
                 compiled: decided.compiled,
                 unchanged: decided.unchanged,
             },
-            Err(refused) if !remember => {
+            Err(refused) if !remember || matches!(refused.refusal, Refusal::NotEnabled { .. }) => {
                 self.touch_refused(request, &refused);
                 return self.refused(refused.refusal);
             }
@@ -187,6 +190,15 @@ impl Draft {
                 .extend(request.writes.iter().map(|write| write.object.clone()));
         }
         Planned::Batched(item, outcome)
+    }
+
+    /// Nothing is proposed that a member cannot read (I4).
+    fn check_level(&self, needs: u32) -> Result<(), Refusal> {
+        let level = self.machine.level();
+        match needs <= level {
+            true => Ok(()),
+            false => Err(Refusal::NotEnabled { needs, level }),
+        }
     }
 
     fn refused(&self, refusal: Refusal) -> Planned {
@@ -223,7 +235,7 @@ impl Draft {
                 let limits = Setting::Limits.as_str();
                 self.touched.insert(ObjectId::setting(limits));
             }
-            Refusal::IdempotencyMismatch { .. } | Refusal::Moved => {}
+            Refusal::IdempotencyMismatch { .. } | Refusal::Moved | Refusal::NotEnabled { .. } => {}
         }
     }
 
@@ -246,6 +258,8 @@ impl Draft {
         }
         self.check_quotas(&next, &limits)?;
         decided.compiled = self.compile(&next, &decided, &limits)?;
+        let features = self.machine.features();
+        self.check_level(features.of_writes(&decided.writes, &decided.compiled))?;
         next.put_compiled(self.version, &decided.compiled);
         self.check_references(&next, &decided)?;
         experiments::check(&self.machine, &next, &decided)?;

@@ -29,6 +29,7 @@ use crate::changes::Changes;
 use crate::command::ClusterId;
 use crate::disk::Space;
 use crate::history::History;
+use crate::level::Features;
 use crate::log::{LogId, LogStore};
 use crate::machine::{Answer, View};
 use crate::rpc::{Envelope, Network, SnapshotChunk, SnapshotReply, decode, encode};
@@ -108,6 +109,8 @@ pub struct RaftParts {
     pub blocking: Blocking,
     /// How much may still be written to the disk of the log.
     pub space: Space,
+    /// What this release knows: [`Features::THIS`], but for tests of mixed releases.
+    pub features: Features,
 }
 
 /// A node's part in the cluster.
@@ -282,13 +285,18 @@ impl Raft {
             transport,
             blocking,
             space,
+            features,
         } = parts;
         let config = config(cluster, &options)?;
         let opening = {
             blocking
                 .run({
                     let (space, purged) = (space.clone(), log.state().purged);
-                    move || StateMachine::open(cluster, purged, snapshots, history, blocking, space)
+                    move || {
+                        StateMachine::open(
+                            cluster, purged, snapshots, history, blocking, space, features,
+                        )
+                    }
                 })
                 .await?
         };

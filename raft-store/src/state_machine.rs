@@ -23,6 +23,7 @@ use crate::command::{Change, ClusterId};
 use crate::directory::{check_reach, newest_snapshot, not_loaded};
 use crate::disk::{Space, is_full};
 use crate::history::{History, HistoryRecord};
+use crate::level::{Features, TooOld};
 use crate::log::LogId;
 use crate::machine::{Applied, Entry, Machine, MachineHead, SnapshotRecord, View};
 use crate::snapshot_file::{SnapshotEncoder, SnapshotReader, SnapshotStore};
@@ -144,13 +145,17 @@ impl StateMachine {
         history: Arc<dyn History>,
         blocking: Blocking,
         space: Space,
+        features: Features,
     ) -> io::Result<(Self, watch::Receiver<View>)> {
         let newest = newest_snapshot(&snapshots, purged).map_err(io::Error::other)?;
         let (machine, membership, current) = match &newest {
-            None => (Machine::new(cluster), StoredMembership::default(), None),
+            None => {
+                let machine = Machine::new(cluster).with_features(features);
+                (machine, StoredMembership::default(), None)
+            }
             Some(reader) => {
-                let (machine, membership) =
-                    load(cluster, reader).map_err(|e| io::Error::other(not_loaded(reader, &e)))?;
+                let (machine, membership) = load(cluster, reader, features)
+                    .map_err(|e| io::Error::other(not_loaded(reader, &e)))?;
                 let file = SnapshotFile {
                     store: snapshots.clone(),
                     version: reader.version(),
@@ -189,12 +194,12 @@ impl StateMachine {
         self.shared.clone()
     }
 
-    fn apply_entry(&mut self, entry: &RaftEntry) -> Response {
-        let response = apply_to(&mut self.machine, self.shared.history.as_ref(), entry);
+    fn apply_entry(&mut self, entry: &RaftEntry) -> io::Result<Response> {
+        let response = apply_to(&mut self.machine, self.shared.history.as_ref(), entry)?;
         if let Some(membership) = entry.payload.get_membership() {
             self.membership = StoredMembership::new(Some(entry.log_id), membership);
         }
-        response
+        Ok(response)
     }
 
     fn publish(&self) {
@@ -222,7 +227,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let response = self.apply_entry(&entry);
+            let response = self.apply_entry(&entry)?;
             self.publish();
             if let Some(responder) = responder {
                 responder.send(response);
@@ -245,13 +250,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
         let shared = self.shared.clone();
-        let cluster = self.machine.cluster();
+        let (cluster, features) = (self.machine.cluster(), self.machine.features());
         let install = {
             let (shared, file) = (shared.clone(), file.clone());
             move || {
                 let reader = file.open()?;
                 adopt(&shared.snapshots, &reader)?;
-                let loaded = load(cluster, &reader)?;
+                let loaded = load(cluster, &reader, features)?;
                 let applied = loaded.0.applied().map_or(0, |id| id.index);
                 shared.space.check_floor()?;
                 refill(shared.history.as_ref(), applied, &reader)?;
@@ -309,11 +314,15 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 }
 
 /// Applies an entry to a machine and hands what it changed to the history.
+///
+/// # Errors
+/// The entry raised the feature level beyond what this release knows: what comes after it may be
+/// unreadable here, so nothing more is applied.
 pub(crate) fn apply_to(
     machine: &mut Machine,
     history: &dyn History,
     entry: &RaftEntry,
-) -> Response {
+) -> io::Result<Response> {
     let id = log_id(&entry.log_id);
     let Applied {
         version,
@@ -323,11 +332,18 @@ pub(crate) fn apply_to(
         EntryPayload::Normal(payload) => machine.apply(id, Entry::Command(&payload.0)),
         EntryPayload::Blank | EntryPayload::Membership(_) => machine.apply(id, Entry::Blank),
     };
+    check_level(machine)?; // I4
     if id.index > history.applied() {
         let records = changes.iter().filter_map(history_record).collect();
         history.record(id.index, records);
     }
-    Response { version, answer }
+    Ok(Response { version, answer })
+}
+
+/// Checks that this release knows the level that the cluster is at.
+fn check_level(machine: &Machine) -> io::Result<()> {
+    let known = machine.features().check(machine.level());
+    known.map_err(|why: TooOld| io::Error::new(io::ErrorKind::Unsupported, why))
 }
 
 fn meta_of(machine: &Machine, membership: &StoredMembership) -> SnapshotMeta {
@@ -416,12 +432,21 @@ fn adopt(own: &SnapshotStore, reader: &SnapshotReader) -> io::Result<()> {
 }
 
 fn any_header(reader: &SnapshotReader) -> io::Result<SnapshotHeader> {
-    codec::decode(HEADER_FORMAT, reader.header()).map_err(io::Error::other)
+    parse_header(reader.header())
 }
 
-fn load(cluster: ClusterId, reader: &SnapshotReader) -> io::Result<(Machine, StoredMembership)> {
+fn parse_header(bytes: &[u8]) -> io::Result<SnapshotHeader> {
+    codec::decode(HEADER_FORMAT, bytes).map_err(io::Error::other)
+}
+
+fn load(
+    cluster: ClusterId,
+    reader: &SnapshotReader,
+    features: Features,
+) -> io::Result<(Machine, StoredMembership)> {
     let header = read_header(cluster, reader)?;
-    Ok((load_machine(&header.head, reader)?, header.membership))
+    let machine = load_machine(&header.head, reader, features)?;
+    Ok((machine, header.membership))
 }
 
 /// The scalars of a snapshot, of whichever cluster.
@@ -430,13 +455,18 @@ pub(crate) fn head_of(reader: &SnapshotReader) -> io::Result<MachineHead> {
 }
 
 /// The machine of a snapshot, of whichever cluster.
-pub(crate) fn load_machine(head: &MachineHead, reader: &SnapshotReader) -> io::Result<Machine> {
-    let mut machine = Machine::from_head(head);
+pub(crate) fn load_machine(
+    head: &MachineHead,
+    reader: &SnapshotReader,
+    features: Features,
+) -> io::Result<Machine> {
+    let mut machine = Machine::from_head(head).with_features(features);
     for record in reader.records() {
         match parse_record(&record.map_err(io::Error::other)?)? {
             SnapshotRecord::History(..) => break, // The machine's records come first.
             record => machine.load(record),
         }
+        check_level(&machine)?; // Before what a release of that level may have put behind it.
     }
     machine.loaded(head).map_err(io::Error::other)
 }

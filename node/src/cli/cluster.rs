@@ -283,11 +283,30 @@ fn screen(asking: &Asking, cluster: &Value) -> String {
     };
     let id = shown(cluster["cluster_id"].as_str().unwrap_or("?"));
     format!(
-        "{}{tolerance}\ncluster {id}, version {}, term {}\n\n{table}",
+        "{}{tolerance}\ncluster {id}, version {}, term {}\n{}\n{table}",
         terminal.paint(verdict, paint),
         cluster["version"],
-        cluster["term"]
+        cluster["term"],
+        upgrade(cluster).unwrap_or_default()
     )
+}
+
+/// A line on an upgrade that is under way: some members know more than may be used.
+fn upgrade(cluster: &Value) -> Option<String> {
+    let level = cluster["feature_level"].as_u64()?;
+    let members = cluster["members"].as_array()?;
+    let knows_more = |member: &&Value| {
+        let known = member["feature_level"].as_u64();
+        known.is_some_and(|known| known > level)
+    };
+    let behind = members.iter().filter(|member| !knows_more(member));
+    let behind: Vec<String> = behind
+        .filter_map(|member| member["name"].as_str().map(shown))
+        .collect();
+    let under_way = (1..members.len()).contains(&behind.len());
+    let behind = behind.join(", ");
+    under_way
+        .then(|| format!("feature level {level}: what is new waits until {behind} is upgraded\n"))
 }
 
 fn member(member: &Value) -> Vec<Cell> {
@@ -347,6 +366,21 @@ mod tests {
         ] {
             assert!(!is_healthy(&other), "{other}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_under_way_says_who_is_waited_for() {
+        let cluster = |known: [Option<u32>; 3]| {
+            let members = known.iter().zip(1..);
+            let members =
+                members.map(|(known, n)| json!({"name": format!("n{n}"), "feature_level": known}));
+            upgrade(&json!({"feature_level": 1, "members": members.collect::<Vec<_>>()}))
+        };
+        let said = cluster([Some(2), Some(1), None]).unwrap();
+        assert!(said.contains("until n2, n3 is upgraded"), "{said}");
+        assert_eq!(cluster([Some(1), Some(1), None]), None);
+        // All of them know more: the leader is about to raise it.
+        assert_eq!(cluster([Some(2), Some(2), Some(2)]), None);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) async fn get(call: Call) -> Result<Answer, Problem> {
         "leader": cluster.leader,
         "term": cluster.term,
         "version": cluster.version,
+        "feature_level": cluster.level,
         "failure_tolerance": cluster.failure_tolerance,
         "verdict": cluster.verdict,
         "members": members,
@@ -146,5 +147,6 @@ fn shown(member: &MemberView, newest: Version) -> Value {
         "digest": said.map(|said| Digest::new(said.digest)),
         "streams": said.map(|said| said.streams),
         "release": said.map(|said| said.release.clone()),
+        "feature_level": said.map(|said| said.feature_level),
     })
 }

@@ -49,6 +49,7 @@ pub(crate) enum Slug {
     MembershipRefused,
     StateMoved,
     NotRetained,
+    FeatureNotEnabled,
     Internal,
 }
 
@@ -64,7 +65,7 @@ struct Meaning {
 }
 
 /// In the order of [`Slug`].
-static MEANINGS: [Meaning; 24] = [
+static MEANINGS: [Meaning; 25] = [
     Meaning {
         slug: Slug::VersionConflict,
         word: "version-conflict",
@@ -268,6 +269,16 @@ static MEANINGS: [Meaning; 24] = [
          version asked for is not kept any more, and whether it existed then is not known. `oldest_version`, if there is \
          one, is the oldest change of it that is kept. A backup of that time has it.",
         schema: "NotRetainedProblem",
+    },
+    Meaning {
+        slug: Slug::FeatureNotEnabled,
+        word: "feature-not-enabled",
+        status: StatusCode::CONFLICT,
+        title: "a member of the cluster runs an older release",
+        explanation: "The write uses something that a member's release cannot read yet. Nothing was changed. `needs_level` is the \
+         feature level that it needs and `feature_level` that of the cluster: the lowest of its members. GET /v1/cluster says \
+         who is behind. Upgrade or remove those; the level follows by itself, and the same request then succeeds.",
+        schema: "FeatureNotEnabledProblem",
     },
     Meaning {
         slug: Slug::Internal,
@@ -622,6 +633,15 @@ impl Problem {
             .with("quota", what.clone())
             .with("max", *max),
             Refusal::Moved => super::backup::moved(),
+            Refusal::NotEnabled { needs, level } => Self::new(
+                Slug::FeatureNotEnabled,
+                format!(
+                    "this needs feature level {needs} and the cluster is at {level}, because a member runs an older release; \
+                     GET /v1/cluster says which. It is allowed when every member is upgraded"
+                ),
+            )
+            .with("needs_level", *needs)
+            .with("feature_level", *level),
         }
     }
 }

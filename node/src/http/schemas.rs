@@ -477,6 +477,7 @@ fn node() -> Value {
             "leader": number,
             "term": { "type": "integer" },
             "version": to("Version"),
+            "feature_level": { "type": "integer", "description": "What may be used: what every member's release knows." },
             "failure_tolerance": { "type": "integer", "description": "How many more voters may fail before writes stop." },
             "verdict": text,
             "members": list_of(to("Member")),
@@ -495,6 +496,7 @@ fn node() -> Value {
             "digest": { "type": ["string", "null"] },
             "streams": number,
             "release": { "type": ["string", "null"] },
+            "feature_level": { "type": ["integer", "null"], "description": "The highest that its release knows." },
         })),
         "Alive": object("The process answers.", json!({ "status": { "const": "alive" }, "node": text, "release": text })),
         "Ready": object("The node should get traffic.", json!({
@@ -555,6 +557,9 @@ fn problems() -> Value {
         })),
         "NotRetainedProblem": base("The history does not go back that far.", json!({
             "at": to("Version"), "oldest_version?": to("Version"), "object": named,
+        })),
+        "FeatureNotEnabledProblem": base("An older release is a member.", json!({
+            "needs_level": number, "feature_level": number,
         })),
         "NotReadyProblem": base("The node should get no traffic.", json!({
             "for": { "type": "string" }, "reasons": list_of(json!({ "type": "string" })),

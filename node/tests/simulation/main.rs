@@ -15,6 +15,7 @@ mod learners;
 mod links;
 mod receipts;
 mod recover;
+mod releases;
 mod stalled;
 mod succession;
 

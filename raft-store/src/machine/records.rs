@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Compiled, Machine, MachineHead, Object, object_hash};
 use crate::command::{ClusterId, CompiledChange, ObjectId, ObjectKind};
+use crate::level::FIRST_LEVEL;
 use crate::log::LogId;
 
 /// One record of a snapshot, in the order it must be loaded: environments come before what lives
@@ -24,6 +25,9 @@ pub enum SnapshotRecord {
     Request(crate::window::Remembered),
     /// One line of history, not part of the machine: `(object key, version, body)`.
     History(Vec<u8>, u64, Bytes),
+    /// The feature level, when it was ever raised. Comes first, so that a release that knows less
+    /// finds it before anything that it cannot read.
+    Level(u32),
 }
 
 /// Snapshots: the machine as records, and back.
@@ -41,6 +45,7 @@ impl Machine {
 
     /// Everything else, in loading order.
     pub fn records(&self) -> impl Iterator<Item = SnapshotRecord> {
+        let level = (self.level > FIRST_LEVEL).then_some(SnapshotRecord::Level(self.level));
         let objects = self
             .objects
             .iter()
@@ -62,7 +67,8 @@ impl Machine {
             .window
             .iter()
             .map(|seen| SnapshotRecord::Request((**seen).clone()));
-        objects.chain(states).chain(requests)
+        let level = level.into_iter();
+        level.chain(objects).chain(states).chain(requests)
     }
 
     /// Starts a machine from a snapshot's scalars; feed it every record, then call [`Self::loaded`].
@@ -105,6 +111,7 @@ impl Machine {
             }
             SnapshotRecord::Request(seen) => self.window.restore(seen),
             SnapshotRecord::History(..) => {}
+            SnapshotRecord::Level(level) => self.raise(level),
         }
     }
 

@@ -11,6 +11,7 @@ use pennon_raft_store::command::{Batch, ClusterId, Command, Expected, ObjectId, 
 use pennon_raft_store::directory;
 use pennon_raft_store::disk::{Disk, MemoryDisk, Space};
 use pennon_raft_store::history::{HistoryOptions, MemoryHistory};
+use pennon_raft_store::level::Features;
 use pennon_raft_store::log::{Flushing, LogOptions};
 use pennon_raft_store::machine::{Answer, COMMAND_FORMAT};
 use pennon_raft_store::plan::{Ask, AskedWrite, ChangeRequest, Draft, Planned};
@@ -121,6 +122,7 @@ pub(crate) async fn open(
         transport: Arc::new(network.clone()),
         blocking: Blocking::Inline,
         space,
+        features: Features::THIS,
     };
     let raft = Raft::start(parts).await.map_err(|e| e.to_string())?;
     network.add(node, &raft);

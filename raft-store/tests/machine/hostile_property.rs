@@ -339,7 +339,7 @@ fn life(seed: u64, commands: u64, seen: &mut Seen) {
             Answer::Outcomes(_) => seen.applied += 1,
             Answer::TryAgain => seen.try_again += 1,
             Answer::Unreadable(_) => seen.unreadable += 1,
-            Answer::Blank => {}
+            Answer::Blank | Answer::Level(_) => {}
         }
         if random.one_in(100) {
             two = reload(&two);

@@ -14,6 +14,7 @@ mod experiments;
 mod experiments_property;
 mod hostile;
 mod hostile_property;
+mod levels;
 mod property;
 mod restore;
 mod scripts;

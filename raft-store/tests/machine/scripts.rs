@@ -299,5 +299,6 @@ fn why(refusal: &Refusal) -> String {
         Refusal::IdempotencyMismatch { key } => format!("{key} was another request"),
         Refusal::Quota { what, max } => format!("at most {max} {what}"),
         Refusal::Moved => "the ground state is another one".into(),
+        Refusal::NotEnabled { needs, level } => format!("needs level {needs}, not {level}"),
     }
 }

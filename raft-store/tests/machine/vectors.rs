@@ -176,19 +176,22 @@ fn change() -> Change {
     }
 }
 
-/// The bytes are those in the file, and the file gives the value back.
+/// The bytes are those in the file (`PENNON_FREEZE=1` makes one that is not there), and the file gives the value back.
 fn frozen<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("testdata/vectors")
         .join(name);
+    let encoded = codec::encode(COMMAND_FORMAT, value).unwrap();
+    let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+    if !path.exists() && std::env::var_os("PENNON_FREEZE").is_some() {
+        std::fs::write(&path, format!("{hex}\n")).unwrap();
+    }
     let text = std::fs::read_to_string(path).unwrap();
     let bytes: Vec<u8> = text
         .split_whitespace()
         .flat_map(|line| line.as_bytes().chunks(2))
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
         .collect();
-    let encoded = codec::encode(COMMAND_FORMAT, value).unwrap();
-    let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(encoded, bytes, "{name} is frozen; the bytes are now {hex}");
     assert_eq!(&codec::decode::<T>(COMMAND_FORMAT, &bytes).unwrap(), value);
 }
@@ -201,4 +204,8 @@ fn stored_bytes_are_frozen() {
     frozen("names-1.hex", &names());
     frozen("settings-1.hex", &later(setting("limits")));
     frozen("applications-1.hex", &later(application("shop")));
+    frozen(
+        "levels-1.hex",
+        &(Command::Raise(2), SnapshotRecord::Level(2)),
+    );
 }

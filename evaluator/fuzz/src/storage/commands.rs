@@ -73,6 +73,7 @@ fn apply(bytes: &[u8], seen: &mut Seen) {
         Answer::Outcomes(_) => "outcomes",
         Answer::TryAgain => "try again",
         Answer::Unreadable(_) => "unreadable",
+        Answer::Level(_) => "level",
     });
     for environment in one.environments() {
         if let Some(config) = one.config_snapshot(environment) {

@@ -14,6 +14,7 @@ use pennon_raft_store::codec::{self, HEADER_LEN};
 use pennon_raft_store::command::ClusterId;
 use pennon_raft_store::disk::{MemoryDisk, Space};
 use pennon_raft_store::history::{HistoryOptions, MemoryHistory};
+use pennon_raft_store::level::Features;
 use pennon_raft_store::log::{Flushing, LogIdentity, LogOptions, SegmentLog};
 use pennon_raft_store::raft::{
     Blocking, BoxFuture, CallError, Member, PeerTransport, Raft, RaftOptions, RaftParts, Rpc,
@@ -79,6 +80,7 @@ fn node() -> (Runtime, Raft) {
         history: Arc::new(MemoryHistory::new(HistoryOptions::default())),
         transport: Arc::new(Nobody),
         blocking: Blocking::Inline,
+        features: Features::THIS,
     };
     let raft = runtime.block_on(Raft::start(parts)).unwrap();
     (runtime, raft)
