@@ -55,6 +55,9 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Idle connections kept per peer.
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
+#[cfg(test)]
+mod vectors;
+
 const FORMAT: u8 = 1;
 
 /// What a node says of itself to the others, many times a second if need be.

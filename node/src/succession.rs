@@ -44,17 +44,17 @@ pub(crate) struct Succession {
 /// The leadership that is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reign {
-    leader: u64,
-    term: u64,
+    pub(crate) leader: u64,
+    pub(crate) term: u64,
 }
 
 /// What another voter says when it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Judgement {
     /// Whether it finds the leader gone, too.
-    gone: bool,
+    pub(crate) gone: bool,
     /// The last entry in its log: term and index.
-    last: Option<(u64, u64)>,
+    pub(crate) last: Option<(u64, u64)>,
 }
 
 impl Succession {

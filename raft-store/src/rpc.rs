@@ -29,6 +29,9 @@ use crate::raft::Member;
 use crate::state_machine::{Blocking, SnapshotFile};
 use crate::types::{CommittedLeaderId, RaftVote, TypeConfig};
 
+#[cfg(test)]
+mod vectors;
+
 const RPC_FORMAT: u8 = 1;
 
 /// Bytes of a snapshot file sent at once.

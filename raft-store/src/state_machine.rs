@@ -439,6 +439,13 @@ fn parse_header(bytes: &[u8]) -> io::Result<SnapshotHeader> {
     codec::decode(HEADER_FORMAT, bytes).map_err(io::Error::other)
 }
 
+/// What a header holds.
+#[cfg(test)]
+pub(crate) fn any_header_of(bytes: &[u8]) -> io::Result<(MachineHead, StoredMembership)> {
+    let header = parse_header(bytes)?;
+    Ok((header.head, header.membership))
+}
+
 fn load(
     cluster: ClusterId,
     reader: &SnapshotReader,
