@@ -261,7 +261,7 @@ impl Draft {
         let features = self.machine.features();
         self.check_level(features.of_writes(&decided.writes, &decided.compiled))?;
         next.put_compiled(self.version, &decided.compiled);
-        self.check_references(&next, &decided)?;
+        self.check_references(&next, &decided, request.onto.is_some())?;
         experiments::check(&self.machine, &next, &decided)?;
         if decided.bytes() > BATCH_BYTES_MAX {
             let what = "bytes of values and compiled states in one change set";
@@ -495,8 +495,17 @@ impl Draft {
 
     /// Nothing may be left dangling and nothing may be cyclic, also between two change sets of one
     /// batch: the draft holds them all.
-    fn check_references(&self, next: &Machine, decided: &Decided) -> Result<(), Refusal> {
+    fn check_references(
+        &self,
+        next: &Machine,
+        decided: &Decided,
+        restores: bool,
+    ) -> Result<(), Refusal> {
         for write in &decided.writes {
+            // A flag can be a prerequisite before it has a policy: a restore goes back to that.
+            if restores && write.object.kind() == ObjectKind::Policy {
+                continue;
+            }
             let users = users_left(next, write);
             if !users.is_empty() {
                 return Err(Refusal::InUse {

@@ -103,6 +103,27 @@ fn only_onto_what_was_looked_at() {
     assert_eq!(objects(&cluster.machine), backup);
 }
 
+/// A flag may be a prerequisite before it has a policy in that environment; so it was, and so it is
+/// again.
+#[test]
+fn a_prerequisite_that_had_no_policy_loses_it_again() {
+    let mut cluster = Cluster::with_flag();
+    let needs_g = r#"{"enabled":true,"prerequisites":[{"flag":"g","variants":["on"]}],"default":{"variant":"on"}}"#;
+    cluster.written(vec![put(flag("g"), FLAG)]);
+    cluster.written(vec![put(policy("f"), needs_g)]);
+    let backup = objects(&cluster.machine);
+    cluster.written(vec![switch("g", false)]);
+    // Nobody takes it away in an ordinary change set.
+    assert!(matches!(
+        cluster.refused(vec![delete(policy("g"))]),
+        Refusal::InUse { .. }
+    ));
+    let restore = restoring(&cluster.machine, &backup);
+    let outcome = cluster.batch(&[restore]).remove(0);
+    assert!(matches!(outcome, Outcome::Written { .. }), "{outcome:?}");
+    assert_eq!(objects(&cluster.machine), backup);
+}
+
 #[test]
 fn a_flag_made_anew_with_another_salt_gets_the_old_one_back() {
     let mut cluster = Cluster::with_flag();
