@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::fault::{self, At, Fault, Faults, Fields};
 use crate::ids::{ApplicationKey, EnvironmentKey, FlagKey, KEY_LEN_MAX};
 use crate::limits::Limits;
+use crate::retention::Retention;
 
 /// The type that every variant of a flag has. Stored by position: append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -426,23 +427,26 @@ impl Application {
 /// assert_eq!(limits.check(r#"{"rules": 0}"#).unwrap_err()[0].pointer, "/rules");
 ///
 /// let refusal = "colours".parse::<Setting>().unwrap_err();
-/// assert_eq!(refusal.to_string(), "there is no setting \"colours\"; there is: limits");
+/// assert_eq!(refusal.to_string(), "there is no setting \"colours\"; there is: limits, history");
 /// # Ok::<(), pennon_evaluator::UnknownSetting>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
     /// How large things may be: [`Limits`].
     Limits,
+    /// How much of the history is kept: [`Retention`].
+    History,
 }
 
 impl Setting {
     /// All there are.
-    pub const ALL: [Setting; 1] = [Setting::Limits];
+    pub const ALL: [Setting; 2] = [Setting::Limits, Setting::History];
 
     /// Returns its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Setting::Limits => "limits",
+            Setting::History => "history",
         }
     }
 
@@ -453,6 +457,7 @@ impl Setting {
     pub fn check(self, json: &str) -> Result<(), Vec<Fault>> {
         match self {
             Setting::Limits => Limits::parse(json).map(drop),
+            Setting::History => Retention::parse(json).map(drop),
         }
     }
 }

@@ -109,6 +109,7 @@ mod pattern;
 mod policy;
 mod program;
 mod readable;
+mod retention;
 mod semver;
 mod snapshot;
 mod sse;
@@ -145,6 +146,7 @@ pub use policy::{
     SUBJECT_KEY, SegmentPolicy, SegmentRule, Serve, Share, Target, TargetingPolicy, WEIGHT_SUM_MAX,
     Weight,
 };
+pub use retention::Retention;
 pub use snapshot::{ConfigSnapshot, Delta, DeltaRefused, Digest, DigestError, SnapshotRefused};
 pub use state::EvaluationState;
 pub use subject::{Attribute, Scalar, Subject};

@@ -317,3 +317,96 @@ async fn what_is_not_kept_any_more_is_no_wrong_answer() {
     assert_eq!(items(&audit)[98]["before"], json!({"tags": ["t1"]}));
     node.shutdown().await;
 }
+
+#[tokio::test]
+async fn how_much_is_kept_is_a_setting() {
+    let (node, api) = Api::single().await;
+    let (path, setting) = ("/v1/applications/shop", "/v1/settings/history");
+    let first = api.create(path, json!({"tags": ["t0"]})).await.version();
+    let old = api
+        .create("/v1/applications/old", json!({"tags": ["t"]}))
+        .await;
+    for n in 1..=4 {
+        let value = json!({"tags": [format!("t{n}")]});
+        write_as(&api, "alice", "PUT", path, Some(value)).await;
+    }
+    let refused = api.send(
+        "PUT",
+        setting,
+        &[("if-none-match", "*")],
+        Some(json!({"days": 0, "total": "x", "y": 1})),
+    );
+    let refused = refused.await.problem(400, "validation");
+    assert_eq!(refused.pointers(), ["/y", "/total", "/days"]);
+    let effective = api.get(&format!("{setting}/effective")).await.ok().json;
+    assert_eq!(
+        (&effective["effective"], &effective["default"]),
+        (
+            &json!({"per_object": 100, "total": 1_000_000, "days": 36_500}),
+            &effective["effective"]
+        )
+    );
+
+    // Objects that nobody touches are trimmed too, and what was trimmed does not come back.
+    let lines = async |path: &str| {
+        let history = api.get(&format!("{path}/history")).await.ok();
+        items(&history).len()
+    };
+    assert_eq!(lines(path).await, 5);
+    api.create(setting, json!({"per_object": 2})).await;
+    assert_eq!(lines(path).await, 2);
+    let effective = api.get(&format!("{setting}/effective")).await.ok().json;
+    assert_eq!(
+        (
+            &effective["effective"]["per_object"],
+            &effective["effective"]["days"]
+        ),
+        (&json!(2), &json!(36_500))
+    );
+    api.replace(setting, json!({"per_object": 50})).await.ok();
+    assert_eq!(lines(path).await, 2);
+    write_as(&api, "alice", "DELETE", path, None).await;
+    assert_eq!(lines(path).await, 3);
+    api.get(&format!("{path}/history?at={first}"))
+        .await
+        .problem(410, "not-retained");
+    // That it was not there is not certain either, since less was kept once.
+    api.get(&format!("{path}/history?at={}", first - 1))
+        .await
+        .problem(410, "not-retained");
+
+    // It was there, and its oldest change that is left made it anew.
+    let twice = "/v1/applications/twice";
+    let tags = json!({"tags": ["t"]});
+    let was = api.create(twice, tags.clone()).await.version();
+    write_as(&api, "alice", "DELETE", twice, None).await;
+    api.create(twice, tags).await;
+    api.replace(setting, json!({"per_object": 1})).await.ok();
+    api.replace(setting, json!({"per_object": 50})).await.ok();
+    assert_eq!(lines(twice).await, 1);
+    let then = api.get(&format!("{twice}/history?at={was}")).await;
+    then.problem(410, "not-retained");
+
+    // Of all: the object whose only change is trimmed is still there, unchanged since.
+    let audit = api.get("/v1/audit").await.ok();
+    let total = json!({"total": items(&audit).len() - 1});
+    api.replace(setting, total).await.ok();
+    let version = old.version();
+    assert_eq!(lines("/v1/applications/old").await, 0);
+    let then = api
+        .get(&format!("/v1/applications/old/history?at={version}"))
+        .await
+        .ok();
+    assert_eq!(then.json, api.get("/v1/applications/old").await.ok().json);
+    let before = api
+        .get(&format!("/v1/applications/old/history?at={}", version - 1))
+        .await;
+    let before = before.problem(410, "not-retained");
+    assert!(before.json.get("oldest_version").is_none());
+    api.send("DELETE", setting, &[("if-match", "*")], None)
+        .await
+        .ok();
+    let effective = api.get(&format!("{setting}/effective")).await.ok().json;
+    assert_eq!(effective["effective"], effective["default"]);
+    node.shutdown().await;
+}

@@ -68,7 +68,10 @@ async fn settings_that_cannot_be() {
         .await
         .problem(404, "not-found");
     let detail = unknown.json["detail"].as_str().unwrap();
-    assert_eq!(detail, "there is no setting \"limit\"; there is: limits");
+    assert_eq!(
+        detail,
+        "there is no setting \"limit\"; there is: limits, history"
+    );
     for path in [
         "/v1/settings/x",
         "/v1/settings/x/history",

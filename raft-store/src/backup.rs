@@ -23,7 +23,7 @@ use pennon_evaluator::Version;
 use crate::command::{ClusterId, Expected, ObjectId};
 use crate::directory;
 use crate::disk::{Disk, Space};
-use crate::history::{History, HistoryOptions, MemoryHistory};
+use crate::history::{History, HistoryOptions, Keep, MemoryHistory};
 use crate::identity::Identity;
 use crate::level::Features;
 use crate::log::{Flushing, LogOptions, LogStore};
@@ -92,6 +92,7 @@ impl Backup {
     pub fn history_len(&self) -> io::Result<usize> {
         let history = MemoryHistory::new(HistoryOptions::default());
         let applied = self.machine.applied().map_or(0, |id| id.index);
+        history.keep(Keep::by(&self.machine));
         refill(&history, applied, &self.reader)?;
         let mut count = 0;
         history.for_each_up_to(u64::MAX, &mut |_| {
@@ -199,6 +200,7 @@ pub fn recover(
     let old = match source {
         Source::Backup(backup) => {
             let applied = backup.machine.applied().map_or(0, |id| id.index);
+            history.keep(Keep::by(&backup.machine));
             refill(&history, applied, &backup.reader)?;
             backup.machine.clone()
         }
@@ -250,6 +252,7 @@ fn survivor(disk: &Arc<dyn Disk>, history: &dyn History) -> io::Result<Machine> 
         None => Machine::new(ClusterId::new(cluster)),
         Some(reader) => {
             let machine = load_machine(&head_of(&reader)?, &reader, Features::THIS)?;
+            history.keep(Keep::by(&machine));
             refill(history, machine.applied().map_or(0, |id| id.index), &reader)?;
             machine
         }

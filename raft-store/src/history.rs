@@ -7,8 +7,9 @@
 //! What must hold:
 //! - An entry's records and its applied index go in together: after a crash the store holds
 //!   exactly the entries up to [`History::applied`], and an entry that comes again is ignored.
-//! - What is kept is a function of the records alone, so every node keeps the same: the newest
-//!   `per_object_max` of each object, then the newest `total_max` of all.
+//! - What is kept is a function of the records and of what was to be kept at each entry ([`Keep`]),
+//!   so every node keeps the same: the newest of each object, then the newest of all, then those
+//!   that are not too old, by the time in the records. No clock is read here.
 //! - Nothing sled does gets out as a panic or a hang: it is opened on its own thread with a
 //!   deadline, every call into it is guarded, and all it holds is checked at open. A store that
 //!   fails any of this is deleted and begun anew ([`Opened::Rebuilt`]).
@@ -22,8 +23,11 @@
 use std::io;
 
 use bytes::Bytes;
+use pennon_evaluator::Retention;
 
 use crate::disk::Space;
+use crate::machine::Machine;
+use crate::state_machine::parse_change;
 
 mod files;
 mod memory;
@@ -48,16 +52,43 @@ pub struct HistoryRecord {
     pub body: Bytes,
 }
 
-/// Bounds of a history. All nodes of a cluster must use the same two record limits.
+/// What is kept, from an entry on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Newest records kept per object.
+    pub per_object_max: usize,
+    /// Newest records kept over all objects.
+    pub total_max: u64,
+    /// Records of an earlier time go: milliseconds since 1970, of the same clock as in the records.
+    pub since_ms: u64,
+}
+
+impl Keep {
+    /// What a machine says after an entry.
+    pub(crate) fn by(machine: &Machine) -> Self {
+        let retention = machine.retention();
+        let age_ms = (retention.days as u64).saturating_mul(DAY_MS);
+        Self {
+            per_object_max: retention.per_object,
+            total_max: retention.total as u64,
+            since_ms: machine.time_ms().saturating_sub(age_ms),
+        }
+    }
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Bounds of a history.
 #[derive(Clone, Debug)]
 pub struct HistoryOptions {
     /// sled's page cache, in bytes. A record too long for a page (half a megabyte) is in a file of
     /// its own and does not count here once it was read.
     pub cache_bytes: u64,
-    /// Newest records kept per object.
-    pub per_object_max: usize,
-    /// Newest records kept over all objects.
-    pub total_max: u64,
+    /// What is kept until [`History::keep`] says something else.
+    pub keep: Keep,
+    /// The time of a record, milliseconds since 1970, read from its body; asked of the oldest ones.
+    /// `u64::MAX` when it has none.
+    pub time_of: fn(&[u8]) -> u64,
     /// Most entries that are not written yet.
     pub queue_len_max: usize,
     /// Most bytes of their bodies and object keys. A longer entry waits alone.
@@ -71,8 +102,12 @@ impl Default for HistoryOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 64 << 20,
-            per_object_max: 100,
-            total_max: 1_000_000,
+            keep: Keep {
+                per_object_max: Retention::DEFAULT.per_object,
+                total_max: Retention::DEFAULT.total as u64,
+                since_ms: 0,
+            },
+            time_of: time_of_change,
             queue_len_max: 1024,
             queue_bytes_max: 64 << 20,
             space: Space::unbounded(),
@@ -123,6 +158,9 @@ pub trait History: Send + Sync + 'static {
     /// [`History::failed`].
     fn record(&self, applied: u64, records: Vec<HistoryRecord>);
 
+    /// Says what is kept from the next entry on; the same at every node, whatever is queued.
+    fn keep(&self, keep: Keep);
+
     /// The newest entry the store holds, durable or not. Zero in a new store.
     fn applied(&self) -> u64;
 
@@ -165,7 +203,8 @@ pub trait History: Send + Sync + 'static {
     ///
     /// A record that is trimmed meanwhile may be handed over or not; a snapshot is exact either way:
     /// whoever refills from it and then replays the entries after `version_max` up to where this node
-    /// was keeps what this node keeps. (What this node kept is all there; what it trimmed is trimmed
+    /// was keeps what this node keeps, as long as less is never kept and then more again meanwhile.
+    /// (What this node kept is all there; what it trimmed is trimmed
     /// again; and the number kept never falls, so at the limit nothing else has room.)
     ///
     /// # Errors
@@ -219,6 +258,10 @@ impl Opened {
             Opened::Ready(history) | Opened::Rebuilt { history, .. } => history,
         }
     }
+}
+
+fn time_of_change(body: &[u8]) -> u64 {
+    parse_change(body).map_or(u64::MAX, |change| change.time_ms)
 }
 
 /// What a record counts for in the bounds in bytes.

@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet, Vector};
 use pennon_evaluator::{
-    ConfigSnapshot, Delta, Digest, EncodedState, EnvironmentKey, Limits, StateKey, Version,
+    ConfigSnapshot, Delta, Digest, EncodedState, EnvironmentKey, Limits, Retention, StateKey,
+    Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,7 @@ pub struct Machine {
     digest: Digest,
     flags: usize,
     limits: Limits,
+    retention: Retention,
     /// Flags by tag.
     tagged: OrdMap<Arc<str>, OrdSet<StateKey>>,
 }
@@ -195,6 +197,7 @@ impl Machine {
             digest: Digest::default(),
             flags: 0,
             limits: Limits::DEFAULT,
+            retention: Retention::DEFAULT,
             tagged: OrdMap::new(),
         }
     }

@@ -22,7 +22,7 @@ use crate::codec;
 use crate::command::{Change, ClusterId};
 use crate::directory::{check_reach, newest_snapshot, not_loaded};
 use crate::disk::{Space, is_full};
-use crate::history::{History, HistoryRecord};
+use crate::history::{History, HistoryRecord, Keep};
 use crate::level::{Features, TooOld};
 use crate::log::LogId;
 use crate::machine::{Applied, Entry, Machine, MachineHead, SnapshotRecord, View};
@@ -169,6 +169,7 @@ impl StateMachine {
         if let Some(reader) = &newest
             && history.applied() < applied
         {
+            history.keep(Keep::by(&machine));
             refill(history.as_ref(), applied, reader)?;
         }
         let (views, receiver) = watch::channel(Arc::new(machine.clone()));
@@ -259,6 +260,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let loaded = load(cluster, &reader, features)?;
                 let applied = loaded.0.applied().map_or(0, |id| id.index);
                 shared.space.check_floor()?;
+                shared.history.keep(Keep::by(&loaded.0));
                 refill(shared.history.as_ref(), applied, &reader)?;
                 io::Result::Ok(loaded)
             }
@@ -333,6 +335,7 @@ pub(crate) fn apply_to(
         EntryPayload::Blank | EntryPayload::Membership(_) => machine.apply(id, Entry::Blank),
     };
     check_level(machine)?; // I4
+    history.keep(Keep::by(machine));
     if id.index > history.applied() {
         let records = changes.iter().filter_map(history_record).collect();
         history.record(id.index, records);

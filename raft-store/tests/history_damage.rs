@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use pennon_raft_store::history::{
-    History, HistoryOptions, HistoryRecord, MemoryHistory, Opened, SledHistory,
+    History, HistoryOptions, HistoryRecord, Keep, MemoryHistory, Opened, SledHistory,
 };
 
 const CHILD_DIR: &str = "PENNON_TEST_HISTORY_CHILD";
@@ -23,8 +23,11 @@ const CHILD_DIR: &str = "PENNON_TEST_HISTORY_CHILD";
 fn options() -> HistoryOptions {
     HistoryOptions {
         cache_bytes: 1 << 20,
-        per_object_max: 20,
-        total_max: 1_500,
+        keep: Keep {
+            per_object_max: 20,
+            total_max: 1_500,
+            since_ms: 0,
+        },
         ..HistoryOptions::default()
     }
 }

@@ -13,12 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use pennon_raft_store::history::{
-    Extent, History, HistoryOptions, HistoryRecord, MemoryHistory, Opened, SledHistory,
+    Extent, History, HistoryOptions, HistoryRecord, Keep, MemoryHistory, Opened, SledHistory,
 };
 use proptest::prelude::*;
 
-const PER_OBJECT_MAX: usize = 4;
-const TOTAL_MAX: u64 = 17;
+const KEEP: Keep = Keep {
+    per_object_max: 4,
+    total_max: 17,
+    since_ms: 0,
+};
 
 /// Bytes that could be mistaken for the end of a key, for an escape, or for a version.
 const OBJECTS: [&[u8]; 10] = [
@@ -37,22 +40,44 @@ const OBJECTS: [&[u8]; 10] = [
 fn options() -> HistoryOptions {
     HistoryOptions {
         cache_bytes: 1 << 20,
-        per_object_max: PER_OBJECT_MAX,
-        total_max: TOTAL_MAX,
+        keep: KEEP,
+        time_of,
         queue_len_max: 3,
         queue_bytes_max: 40,
         ..HistoryOptions::default()
     }
 }
 
+/// A record is as old as its version.
+fn time_of(body: &[u8]) -> u64 {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let version = text
+        .split('@')
+        .nth(1)
+        .and_then(|rest| rest.split(':').next());
+    version
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(u64::MAX)
+}
+
 /// What must be kept, in the slowest and plainest way.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Model {
     applied: u64,
+    keep: Keep,
     records: BTreeMap<(u64, Vec<u8>), Bytes>,
 }
 
 impl Model {
+    fn new(keep: Keep) -> Self {
+        let (applied, records) = (0, BTreeMap::new());
+        Self {
+            applied,
+            keep,
+            records,
+        }
+    }
+
     fn record(&mut self, applied: u64, records: &[HistoryRecord]) {
         if applied > self.applied {
             self.add(records);
@@ -72,13 +97,15 @@ impl Model {
                 .filter(|key| key.1 == object)
                 .cloned()
                 .collect();
-            for key in keys.iter().rev().skip(PER_OBJECT_MAX) {
+            for key in keys.iter().rev().skip(self.keep.per_object_max) {
                 self.records.remove(key);
             }
         }
-        while self.records.len() as u64 > TOTAL_MAX {
+        while self.records.len() as u64 > self.keep.total_max {
             self.records.pop_first();
         }
+        let since_ms = self.keep.since_ms;
+        self.records.retain(|_, body| time_of(body) >= since_ms);
     }
 
     fn newest_first(&self, before: Option<u64>) -> Vec<HistoryRecord> {
@@ -134,6 +161,8 @@ enum Step {
     Replay {
         objects: Vec<(usize, usize)>,
     },
+    /// More or less is kept from the next entry on.
+    Keep(Keep),
     Drain,
     Reopen,
     /// A refill with these: (object, version). It may go back.
@@ -160,6 +189,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         20 => (1u64..3, any_objects()).prop_map(|(after, objects)| Step::Record { after, objects }),
         2 => any_objects().prop_map(|objects| Step::Replay { objects }),
         1 => Just(Step::Drain),
+        3 => (1usize..6, 3u64..25, 0u64..40).prop_map(|(per_object_max, total_max, since_ms)| {
+            Step::Keep(Keep { per_object_max, total_max, since_ms })
+        }),
         2 => Just(Step::Reopen),
         1 => (1u64..60, proptest::collection::vec((0..OBJECTS.len(), any_version), 0..40))
             .prop_map(|(applied, records)| Step::Replace { applied, records }),
@@ -251,15 +283,22 @@ fn ready(dir: &std::path::Path) -> SledHistory {
 /// The entries since `version_max` again, on top of a refill from what `history` held at it.
 fn catch_up(
     history: &dyn History,
-    entries: &[(u64, Vec<HistoryRecord>)],
+    entries: &[(u64, Keep, Vec<HistoryRecord>)],
     version_max: u64,
 ) -> Vec<HistoryRecord> {
     let snapshot = collect_up_to(history, version_max);
     let other = MemoryHistory::new(options());
+    let before = entries
+        .iter()
+        .rfind(|(applied, ..)| *applied <= version_max);
+    if let Some((_, keep, _)) = before.or(entries.first()) {
+        other.keep(*keep);
+    }
     other
         .replace_all(version_max, &mut snapshot.into_iter().map(Ok))
         .unwrap();
-    for (applied, records) in entries {
+    for (applied, keep, records) in entries {
+        other.keep(*keep);
         other.record(*applied, records.clone());
     }
     other.latest(None, 1000).unwrap()
@@ -277,24 +316,41 @@ fn run(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
     let mut sled = ready(dir.path());
     let memory = MemoryHistory::new(options());
-    let mut model = Model::default();
-    // Everything since the last refill, for replays.
-    let mut entries: Vec<(u64, Vec<HistoryRecord>)> = Vec::new();
+    let mut model = Model::new(KEEP);
+    let mut keep = KEEP;
+    // Everything since the last refill, and since more was kept, for replays.
+    let mut entries: Vec<(u64, Keep, Vec<HistoryRecord>)> = Vec::new();
     for (at, step) in steps.into_iter().enumerate() {
         match step {
             Step::Record { after, objects } => {
                 let applied = model.applied + after;
                 let records = lines(&objects, applied);
-                sled.record(applied, records.clone());
-                memory.record(applied, records.clone());
+                // Nobody asks for what is not written yet.
+                let now = Keep {
+                    since_ms: keep.since_ms.min(applied),
+                    ..keep
+                };
+                for history in [&sled as &dyn History, &memory] {
+                    history.keep(now);
+                    history.record(applied, records.clone());
+                }
+                let before = model.keep;
+                if now.per_object_max > before.per_object_max
+                    || now.total_max > before.total_max
+                    || now.since_ms < before.since_ms
+                {
+                    entries.clear();
+                }
+                model.keep = now;
                 model.record(applied, &records);
-                entries.push((applied, records));
+                entries.push((applied, now, records));
             }
             Step::Replay { objects } => {
                 let records = lines(&objects, model.applied + 1);
                 sled.record(model.applied, records.clone());
                 memory.record(model.applied, records);
             }
+            Step::Keep(next) => keep = next,
             Step::Drain => assert_eq!(sled.drain().unwrap(), model.applied),
             Step::Reopen => {
                 if at % 2 == 0 {
@@ -302,6 +358,7 @@ fn run(steps: Vec<Step>) {
                 }
                 drop(sled);
                 sled = ready(dir.path());
+                sled.keep(model.keep);
             }
             Step::Replace { applied, records } => {
                 let records: Vec<_> = records
@@ -313,7 +370,7 @@ fn run(steps: Vec<Step>) {
                 replace([&sled, &memory], applied, &records);
                 model = Model {
                     applied,
-                    ..Model::default()
+                    ..Model::new(model.keep)
                 };
                 model.add(&records);
                 // Versions beyond the entries to come would not be what a machine writes.
@@ -347,7 +404,7 @@ fn run(steps: Vec<Step>) {
             Step::Catch { share } => {
                 let since = entries
                     .first()
-                    .map_or(model.applied, |(applied, _)| applied - 1);
+                    .map_or(model.applied, |(applied, ..)| applied - 1);
                 let at = since + ((model.applied - since) as f64 * share) as u64;
                 assert_eq!(catch_up(&sled, &entries, at), model.newest_first(None));
             }
@@ -378,8 +435,11 @@ proptest! {
 fn a_copy_made_under_load_leads_to_the_same_records() {
     const ENTRIES: u64 = 6_000;
     let limits = HistoryOptions {
-        per_object_max: 5,
-        total_max: 3_000,
+        keep: Keep {
+            per_object_max: 5,
+            total_max: 3_000,
+            since_ms: 0,
+        },
         ..HistoryOptions::default()
     };
     // Busy objects push out their own records; the many quiet ones are what the total limit drops.
@@ -546,7 +606,7 @@ fn large_bodies_come_back() {
     sled.drain().unwrap();
     drop(sled);
     let found = ready(dir.path()).of_object(b"big", None, 10).unwrap();
-    assert_eq!(found.len(), PER_OBJECT_MAX);
+    assert_eq!(found.len(), KEEP.per_object_max);
     assert!(
         found
             .iter()

@@ -5,7 +5,7 @@
 
 use clap::Subcommand;
 use http::{HeaderMap, Method};
-use pennon_evaluator::{Limits, Setting};
+use pennon_evaluator::{Limit, Limits, Retention, Setting};
 use serde_json::Value;
 
 use super::connection::Asking;
@@ -22,6 +22,7 @@ use super::write::{DeleteCommand, PutCommand};
 Examples:
   pennon setting get limits
   pennon setting put limits --value '{\"flags\": 200000, \"rules\": 2000}'
+  pennon setting put history --value '{\"per_object\": 500, \"days\": 90}'
 
 What a value leaves out has its default. A limit holds for what is written from then on.")]
 pub(crate) enum SettingCommand {
@@ -83,12 +84,9 @@ async fn get(asking: &Asking, place: &Place) -> Result<(), Failure> {
         }
         stored => heading(asking, stored)?,
     }
-    let about = |name: &str| match place.key == Setting::Limits.as_str() {
-        true => Limits::DEFAULT
-            .list()
-            .find(|limit| limit.name == name)
-            .map_or("", |limit| limit.about),
-        false => "",
+    let meaning = |name: &str| match place.key == Setting::Limits.as_str() {
+        true => about(Limits::DEFAULT.list(), name),
+        false => about(Retention::DEFAULT.list(), name),
     };
     let fields = body["effective"].as_object().into_iter().flatten();
     print_rows(
@@ -105,8 +103,13 @@ async fn get(asking: &Asking, place: &Place) -> Result<(), Failure> {
                 in_force,
                 default.to_string().into(),
                 body["greatest"][name].to_string().into(),
-                about(name).into(),
+                meaning(name).into(),
             ]
         }),
     )
+}
+
+fn about(mut fields: impl Iterator<Item = Limit>, name: &str) -> &'static str {
+    let found = fields.find(|field| field.name == name);
+    found.map_or("", |field| field.about)
 }

@@ -8,10 +8,10 @@
 
 use std::io;
 
-use pennon_evaluator::Version;
+use pennon_evaluator::{Setting, Version};
 use pennon_raft_store::changes::Changes;
 use pennon_raft_store::command::{Change, ObjectId};
-use pennon_raft_store::history::HistoryOptions;
+use pennon_raft_store::history::Extent;
 use pennon_raft_store::machine::{Object, View};
 use serde_json::{Map, Value, json};
 
@@ -108,6 +108,22 @@ pub(crate) fn value(change: &Change) -> Value {
     parsed.and_then(Result::ok).unwrap_or(Value::Null)
 }
 
+/// Whether no change of an object after `at` can have been trimmed; so had the object been there at
+/// `at`, and gone since, a change would say so.
+fn is_whole(changes: &Changes, view: &View, extent: &Extent, at: Version) -> io::Result<bool> {
+    let keep = view.retention();
+    // Before the last change of what is kept, other figures held.
+    let setting = ObjectId::setting(Setting::History.as_str());
+    let changed = match view.object(&setting) {
+        Some(found) => Some(found.version),
+        None => changes.of(&setting, None, 1)?.pop().map(|c| c.version),
+    };
+    let untrimmed = changed.is_none() && extent.of_all < keep.total as u64;
+    Ok(changed.is_none_or(|changed| at >= changed)
+        && extent.of_object < keep.per_object as u64
+        && (untrimmed || extent.oldest.is_some_and(|oldest| at.get() >= oldest)))
+}
+
 /// What is known of an object at a version.
 enum AsOf {
     /// It was there.
@@ -142,12 +158,7 @@ impl AsOf {
             }
             None => now.is_none(),
         };
-        // Had it been there and gone since, a change after `at` would say so, unless it was trimmed.
-        let options = HistoryOptions::default();
-        let whole = extent.of_object < options.per_object_max as u64
-            && (extent.of_all < options.total_max
-                || extent.oldest.is_some_and(|oldest| at.get() >= oldest));
-        Ok(match created && whole {
+        Ok(match created && is_whole(changes, view, &extent, at)? {
             true => Self::Never,
             false => Self::NotRetained(oldest),
         })

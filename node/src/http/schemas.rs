@@ -3,7 +3,9 @@
 //! What must hold: a field is listed as `required` exactly when every answer has it; tests hold
 //! real answers against that.
 
-use pennon_evaluator::{Application, KEY_LEN_MAX, LAYER_SLOTS, Limits, Op, WEIGHT_SUM_MAX};
+use pennon_evaluator::{
+    Application, KEY_LEN_MAX, LAYER_SLOTS, Limits, Op, Retention, WEIGHT_SUM_MAX,
+};
 use pennon_raft_store::command::ObjectKind;
 use serde_json::{Map, Value, json};
 
@@ -141,16 +143,34 @@ fn settings() -> Value {
         Value::Object(limits),
     );
     let all_limits = object("Every limit.", Value::Object(all_limits));
+    let (mut kept, mut all_kept) = (Map::new(), Map::new());
+    for field in Retention::DEFAULT.list() {
+        let bounds = json!({
+            "type": "integer", "minimum": 1, "maximum": field.greatest, "default": field.default,
+            "description": format!("So many {}.", field.about),
+        });
+        kept.insert(format!("{}?", field.name), bounds);
+        all_kept.insert(field.name.to_owned(), json!({ "type": "integer" }));
+    }
+    let kept = object(
+        "The setting history: how much of the history is kept. What is left out has its default. Every node trims the same, \
+            when something is written. What was trimmed does not come back.",
+        Value::Object(kept),
+    );
+    let all_kept = object("Every field.", Value::Object(all_kept));
+    let all = json!([to("AllLimits"), to("AllRetention")]);
     json!({
-        "Setting": { "description": "The value of a setting, by its name.", "anyOf": [to("Limits")] },
+        "Setting": { "description": "The value of a setting, by its name.", "anyOf": [to("Limits"), to("Retention")] },
         "Limits": limits,
         "AllLimits": all_limits,
+        "Retention": kept,
+        "AllRetention": all_kept,
         "EffectiveSetting": object("What a setting comes to.", json!({
             "key": to("Key"),
             "version": to("Version"),
-            "effective": to("AllLimits"),
-            "default": { "$ref": "#/components/schemas/AllLimits", "description": "Without the setting." },
-            "greatest": { "$ref": "#/components/schemas/AllLimits", "description": "How far it goes; the least is 1." },
+            "effective": { "anyOf": all },
+            "default": { "anyOf": all, "description": "Without the setting." },
+            "greatest": { "anyOf": all, "description": "How far it goes; the least is 1." },
             "stored?": to("SettingObject"),
         })),
     })

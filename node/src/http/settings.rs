@@ -1,10 +1,11 @@
-//! Settings: what is set once for the whole cluster. So far its limits.
+//! Settings: what is set once for the whole cluster. Its limits, and how much
+//! of the history is kept.
 //!
 //! What must hold: only settings that this release knows can be written; one that is not stored is
 //! not found, like any other object, and what is in force then is said by `effective`, for every
 //! field. What a value means is decided by the leader, not here.
 
-use pennon_evaluator::{Limits, Setting};
+use pennon_evaluator::{Limit, Limits, Retention, Setting};
 use pennon_raft_store::command::{ObjectId, ObjectKind};
 use serde_json::{Map, Value, json};
 
@@ -57,10 +58,14 @@ pub(crate) async fn effective(call: Call) -> Result<Answer, Problem> {
     let mut body = json!({ "key": setting.as_str(), "version": read.decided.version });
     match setting {
         Setting::Limits => {
-            let limits = read.view.limits();
-            body["effective"] = fields(limits);
-            body["default"] = fields(&Limits::default());
-            body["greatest"] = fields(&Limits::GREATEST);
+            body["effective"] = fields(read.view.limits().list());
+            body["default"] = fields(Limits::DEFAULT.list());
+            body["greatest"] = fields(Limits::GREATEST.list());
+        }
+        Setting::History => {
+            body["effective"] = fields(read.view.retention().list());
+            body["default"] = fields(Retention::DEFAULT.list());
+            body["greatest"] = fields(Retention::GREATEST.list());
         }
     }
     if let Some(found) = read.view.object(&object) {
@@ -69,8 +74,7 @@ pub(crate) async fn effective(call: Call) -> Result<Answer, Problem> {
     Ok(Answer::json(read.decided, body.to_string()))
 }
 
-fn fields(limits: &Limits) -> Value {
-    let fields = limits.list();
+fn fields(fields: impl Iterator<Item = Limit>) -> Value {
     let fields = fields.map(|limit| (limit.name.to_owned(), json!(limit.value)));
     Value::Object(fields.collect::<Map<_, _>>())
 }

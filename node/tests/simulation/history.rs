@@ -71,3 +71,66 @@ async fn every_node_tells_the_same_story_also_one_that_was_away() {
     }
     cluster.stop().await;
 }
+
+fn keeping(value: &str) -> ChangeRequest {
+    request(vec![put(
+        ObjectId::setting("history"),
+        value,
+        Expected::Any,
+    )])
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_node_forgets_the_same_by_the_leaders_time() {
+    let disks = (0..3).map(|_| MemoryDisk::new()).collect();
+    let mut cluster = Cluster::on(disks, often()).await;
+    let leader = cluster.leader().await;
+    let (away, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    // The other nodes' own clocks have no say.
+    cluster.set_clock(away, -1_000);
+    cluster.set_clock(other, 1_000);
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    core.write(keeping(r#"{"days": 2}"#), WITHIN).await.unwrap();
+    write_flags(&core, 0..5).await;
+    cluster.set_clock(leader, 24);
+    write_flags(&core, 5..8).await;
+    let last = write_flags(&core, 8..9).await[0].1;
+    let count = async |cluster: &Cluster, version| {
+        let all = all_say(cluster, "/v1/audit", version).await;
+        all["items"].as_array().unwrap().len()
+    };
+    assert_eq!(count(&cluster, last).await, 3 + 1 + 9);
+    cluster.set_clock(leader, 49);
+    let last = write_flags(&core, 9..10).await[0].1;
+    assert_eq!(
+        count(&cluster, last).await,
+        4 + 1,
+        "what is a day old, and the new one"
+    );
+
+    // A node that was away while more and less was kept comes back by a snapshot.
+    cluster.nodes[away].take().unwrap().shutdown().await;
+    core.write(keeping(r#"{"per_object": 4}"#), WITHIN)
+        .await
+        .unwrap();
+    for n in 0..40 {
+        core.write(flag_on(n), WITHIN).await.unwrap();
+    }
+    core.write(keeping(r#"{"per_object": 3, "total": 6}"#), WITHIN)
+        .await
+        .unwrap();
+    cluster.start_node(away).await;
+    cluster.core(away).await;
+    let last = write_flags(&core, 10..11).await[0].1;
+    assert_eq!(count(&cluster, last).await, 6);
+    let checkout = "/v1/environments/production/policies/checkout/history";
+    let checkout = all_say(&cluster, checkout, last).await;
+    assert_eq!(checkout["items"].as_array().unwrap().len(), 3);
+    // A restart forgets nothing more.
+    cluster.nodes[other].take().unwrap().shutdown().await;
+    cluster.start_node(other).await;
+    cluster.core(other).await;
+    assert_eq!(count(&cluster, last).await, 6);
+    cluster.stop().await;
+}

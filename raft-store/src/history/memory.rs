@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::files::closed;
 use super::sled::lock;
 use super::store::Id;
-use super::{Extent, History, HistoryOptions, HistoryRecord, READ_LIMIT_MAX};
+use super::{Extent, History, HistoryOptions, HistoryRecord, Keep, READ_LIMIT_MAX};
 
 /// History in memory, with the same limits and answers; gone with the value. For the simulation,
 /// where a restarted node finds it empty and refills it.
@@ -23,26 +23,37 @@ pub struct MemoryHistory {
 struct Memory {
     applied: u64,
     closed: bool,
+    /// What was said last; until then what the options say.
+    keep: Option<Keep>,
     records: BTreeMap<Id, Bytes>,
     objects: BTreeMap<Vec<u8>, BTreeSet<u64>>,
 }
 
 impl Memory {
-    fn add(&mut self, records: impl IntoIterator<Item = HistoryRecord>, options: &HistoryOptions) {
+    fn add(
+        &mut self,
+        records: impl IntoIterator<Item = HistoryRecord>,
+        keep: &Keep,
+        time_of: fn(&[u8]) -> u64,
+    ) {
         for record in records {
             let versions = self.objects.entry(record.object.clone()).or_default();
             versions.insert(record.version);
             self.records
                 .insert((record.version, record.object.clone()), record.body);
-            // Which records go is the same as if all came first: always the oldest.
-            while versions.len() > options.per_object_max.max(1) {
+        }
+        // Which records go is the same as if all came first: always the oldest.
+        for (object, versions) in &mut self.objects {
+            while versions.len() > keep.per_object_max.max(1) {
                 let Some(version) = versions.pop_first() else {
                     break;
                 };
-                self.records.remove(&(version, record.object.clone()));
+                self.records.remove(&(version, object.clone()));
             }
         }
-        while self.records.len() as u64 > options.total_max.max(1) {
+        while self.records.first_key_value().is_some_and(|(_, body)| {
+            self.records.len() as u64 > keep.total_max.max(1) || time_of(body) < keep.since_ms
+        }) {
             let Some(((version, object), _)) = self.records.pop_first() else {
                 break;
             };
@@ -92,9 +103,14 @@ impl History for MemoryHistory {
             return;
         };
         if applied > state.applied {
-            state.add(records, &self.options);
+            let keep = state.keep.unwrap_or(self.options.keep);
+            state.add(records, &keep, self.options.time_of);
             state.applied = applied;
         }
+    }
+
+    fn keep(&self, keep: Keep) {
+        lock(&self.state).keep = Some(keep);
     }
 
     fn applied(&self) -> u64 {
@@ -168,12 +184,15 @@ impl History for MemoryHistory {
         records: &mut dyn Iterator<Item = io::Result<HistoryRecord>>,
     ) -> io::Result<()> {
         let records = records.collect::<io::Result<Vec<_>>>()?;
+        let mut state = self.open_state()?;
         let mut fresh = Memory {
             applied,
+            keep: state.keep,
             ..Memory::default()
         };
-        fresh.add(records, &self.options);
-        *self.open_state()? = fresh;
+        let keep = state.keep.unwrap_or(self.options.keep);
+        fresh.add(records, &keep, self.options.time_of);
+        *state = fresh;
         Ok(())
     }
 

@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 
 use super::files::{DirLock, closed, discard, generations, guarded, is_environment, lock_dir};
 use super::store::{Store, VERSIONS, version_key};
-use super::writer::Writer;
-use super::{Extent, History, HistoryOptions, HistoryRecord, Opened, READ_LIMIT_MAX, entry_bytes};
+use super::writer::{Entry, Writer};
+use super::{
+    Extent, History, HistoryOptions, HistoryRecord, Keep, Opened, READ_LIMIT_MAX, entry_bytes,
+};
 
 /// How long an entry waits for others, and how many of them, and bytes, make a batch.
 const GATHER_MAX: Duration = Duration::from_millis(100);
@@ -93,7 +95,10 @@ impl SledHistory {
             applied: AtomicU64::new(writer.totals.applied),
             store: RwLock::new(Some(Arc::clone(&writer.store))),
             options: writer.options.clone(),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue {
+                keep: writer.keep,
+                ..Queue::default()
+            }),
             writer: Mutex::new(Some(writer)),
             work: Condvar::new(),
             moved: Condvar::new(),
@@ -130,6 +135,10 @@ impl SledHistory {
 impl History for SledHistory {
     fn record(&self, applied: u64, records: Vec<HistoryRecord>) {
         self.shared.put(applied, records);
+    }
+
+    fn keep(&self, keep: Keep) {
+        lock(&self.shared.queue).keep = keep;
     }
 
     fn applied(&self) -> u64 {
@@ -201,7 +210,8 @@ impl History for SledHistory {
         }
         let mut slot = lock(&self.shared.writer);
         let old = slot.as_mut().ok_or_else(closed)?;
-        let fresh = old.refilled(applied, records)?;
+        let keep = lock(&self.shared.queue).keep;
+        let fresh = old.refilled(applied, keep, records)?;
         let (dir, generation) = (old.dir.clone(), old.generation);
         *write(&self.shared.store) = Some(Arc::clone(&fresh.store));
         *old = fresh;
@@ -258,7 +268,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    entries: VecDeque<(u64, Vec<HistoryRecord>)>,
+    entries: VecDeque<Entry>,
+    /// What the next entry says is kept.
+    keep: Keep,
     bytes: usize,
     /// Entries ever queued, and ever dealt with. Their difference includes the one being written.
     put: u64,
@@ -286,7 +298,7 @@ impl Queue {
 
 /// Entries on their way into the store.
 struct Taken {
-    entries: Vec<(u64, Vec<HistoryRecord>)>,
+    entries: Vec<Entry>,
     bytes: usize,
     /// The newest of them.
     last: u64,
@@ -314,7 +326,8 @@ impl Shared {
         if queue.failed.is_some() || queue.closed {
             return;
         }
-        queue.entries.push_back((applied, records));
+        let keep = queue.keep;
+        queue.entries.push_back((applied, keep, records));
         queue.bytes += bytes;
         queue.put += 1;
         drop(queue);
@@ -373,7 +386,7 @@ impl Shared {
     fn take(&self) -> Option<Taken> {
         let mut queue = lock(&self.queue);
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        while let Some((_, records)) = queue.entries.front() {
+        while let Some((_, _, records)) = queue.entries.front() {
             let more = entry_bytes(records);
             if !entries.is_empty() && (bytes + more > BATCH_BYTES || entries.len() >= BATCH_LEN) {
                 break;
@@ -381,7 +394,7 @@ impl Shared {
             bytes += more;
             entries.extend(queue.entries.pop_front());
         }
-        let last = entries.last().map(|(applied, _)| *applied)?;
+        let last = entries.last().map(|(applied, ..)| *applied)?;
         Some(Taken {
             entries,
             bytes,

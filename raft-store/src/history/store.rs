@@ -187,6 +187,26 @@ impl Store {
             })
     }
 
+    /// Every object, and how many records it has.
+    pub(super) fn counts(&self) -> io::Result<Vec<(Vec<u8>, u64)>> {
+        let keys = self.db.scan_prefix([COUNTS]).keys();
+        let objects = keys.map(|key| {
+            let object = key.map_err(trouble)?[1..].to_vec();
+            let count = self.count_of(&object)?;
+            Ok((object, count))
+        });
+        objects.collect()
+    }
+
+    /// All records, oldest first.
+    pub(super) fn oldest_first(&self) -> impl Iterator<Item = io::Result<(Id, Bytes)>> {
+        self.db.scan_prefix([VERSIONS]).map(|pair| {
+            let (key, value) = pair.map_err(trouble)?;
+            let record = decode_record(&key, &value)?;
+            Ok(((record.version, record.object), record.body))
+        })
+    }
+
     /// All ids, oldest first.
     pub(super) fn ids(&self) -> impl Iterator<Item = io::Result<Id>> {
         self.db

@@ -19,7 +19,7 @@ use super::files::{
 use super::store::{
     Id, META_KEY, Store, Totals, count_key, frame, object_key, version_key, weight,
 };
-use super::{HistoryOptions, HistoryRecord, entry_bytes, record_bytes};
+use super::{HistoryOptions, HistoryRecord, Keep, entry_bytes, record_bytes};
 
 /// Records refilled at a time.
 const CHUNK_LEN_MAX: usize = 512;
@@ -32,12 +32,21 @@ const RECORD_OVERHEAD: usize = 200;
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(60);
 const OPEN_BYTES_PER_SECOND: u64 = 1 << 20;
 
+/// An entry: its index, what is kept from it on, and its records.
+pub(super) type Entry = (u64, Keep, Vec<HistoryRecord>);
+
 /// The one hand that writes: the store and what is known about its content.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) dir: PathBuf,
     pub(super) generation: u64,
     pub(super) options: HistoryOptions,
+    /// What is kept from the next write on.
+    pub(super) keep: Keep,
+    /// No object has more records than this.
+    longest_max: usize,
+    /// No record is of an earlier time: times rise with versions.
+    oldest_ms: u64,
     pub(super) store: Arc<Store>,
     pub(super) totals: Totals,
     /// Versions ever held lie within; one outside is new for certain, which saves a lookup.
@@ -76,6 +85,9 @@ impl Writer {
             dir: dir.to_owned(),
             generation,
             options: options.clone(),
+            keep: options.keep,
+            longest_max: usize::MAX,
+            oldest_ms: 0,
             store: Arc::new(store),
             totals,
             span,
@@ -89,20 +101,134 @@ impl Writer {
         self.totals == Totals::default()
     }
 
-    /// Some entries, one batch. Returns the applied index held afterwards. What is trimmed is what one
-    /// batch for each would have trimmed: what goes has enough newer ones, and goes on having them.
-    pub(super) fn entries(&mut self, entries: Vec<(u64, Vec<HistoryRecord>)>) -> io::Result<u64> {
-        let (mut applied, mut records) = (self.totals.applied, Vec::new());
-        for (at, of_entry) in entries {
-            if at > applied {
-                applied = at;
-                records.extend(of_entry);
+    /// Some entries in as few batches as can be. Returns the applied index held afterwards. What is
+    /// trimmed is what one batch for each would have trimmed: what goes has enough newer ones, and
+    /// goes on having them.
+    pub(super) fn entries(&mut self, entries: Vec<Entry>) -> io::Result<u64> {
+        let held = self.totals.applied;
+        let new = entries.into_iter().filter(|(at, ..)| *at > held);
+        let mut new = new.peekable();
+        while let Some((mut applied, keep, mut records)) = new.next() {
+            self.keep = keep;
+            let mut oldest_ms = None;
+            while let Some((at, keep, more)) = new.next_if(|(at, next, _)| {
+                *at > applied && self.goes_with(*next, &records, &mut oldest_ms)
+            }) {
+                (applied, self.keep) = (at, keep);
+                records.extend(more);
+            }
+            if applied > self.totals.applied {
+                self.make_room()?;
+                self.write(applied, true, records)?;
             }
         }
-        if applied > self.totals.applied {
-            self.write(applied, true, records)?;
-        }
         Ok(self.totals.applied)
+    }
+
+    /// Whether an entry may be in one batch with those before it: nothing is trimmed between them that
+    /// would not be trimmed before or with them all.
+    fn goes_with(&self, next: Keep, staged: &[HistoryRecord], oldest_ms: &mut Option<u64>) -> bool {
+        let same = Keep {
+            since_ms: self.keep.since_ms,
+            ..next
+        } == self.keep;
+        let mut oldest_ms = || {
+            // Times rise with versions.
+            let time = |record: &HistoryRecord| (self.options.time_of)(&record.body);
+            let first = oldest_ms.or_else(|| staged.first().map(time));
+            *oldest_ms = first;
+            first.unwrap_or(u64::MAX)
+        };
+        same && (next.since_ms == self.keep.since_ms
+            || (next.since_ms > self.keep.since_ms && oldest_ms() >= next.since_ms))
+    }
+
+    /// Drops what is no longer kept, ahead of the entry that says so, in batches of a bounded size.
+    /// A crash between two of them leaves a sound store, and the entry comes again.
+    fn make_room(&mut self) -> io::Result<()> {
+        let per_object_max = self.keep.per_object_max.max(1);
+        if per_object_max < self.longest_max {
+            for (object, count) in self.store.counts()? {
+                let mut excess = count.saturating_sub(per_object_max as u64);
+                while excess > 0 {
+                    let some = excess.min(CHUNK_LEN_MAX as u64);
+                    let stored = self.store.versions_of(&object);
+                    self.remove(&oldest(stored, std::iter::empty(), &BTreeSet::new(), some)?)?;
+                    excess -= some;
+                }
+            }
+        }
+        self.longest_max = per_object_max;
+        loop {
+            let excess = self
+                .totals
+                .count
+                .saturating_sub(self.keep.total_max.max(1))
+                .min(CHUNK_LEN_MAX as u64) as usize;
+            if excess == 0 && self.keep.since_ms <= self.oldest_ms {
+                return Ok(());
+            }
+            let mut ids = Vec::new();
+            for record in self.store.oldest_first() {
+                let (id, body) = record?;
+                if ids.len() >= excess {
+                    let time_ms = (self.options.time_of)(&body);
+                    if time_ms >= self.keep.since_ms {
+                        self.oldest_ms = time_ms;
+                        break;
+                    }
+                }
+                ids.push(id);
+                if ids.len() == CHUNK_LEN_MAX {
+                    break;
+                }
+            }
+            if ids.is_empty() {
+                return Ok(());
+            }
+            self.remove(&ids)?;
+        }
+    }
+
+    fn remove(&mut self, ids: &[Id]) -> io::Result<()> {
+        let (mut totals, mut counts) = (self.totals, BTreeMap::new());
+        let mut batch = sled::Batch::default();
+        for id in ids {
+            totals.sum = totals.sum.wrapping_sub(self.weight_of(id)?.unwrap_or(0));
+            totals.count -= 1;
+            *self.count_mut(&mut counts, &id.1)? -= 1;
+            batch.remove(version_key(id.0, &id.1));
+            batch.remove(object_key(&id.1, id.0));
+        }
+        self.commit(batch, counts, totals, RECORD_OVERHEAD * ids.len())
+    }
+
+    /// Adds counts and totals to a batch, and writes it.
+    fn commit(
+        &mut self,
+        mut batch: sled::Batch,
+        counts: BTreeMap<Vec<u8>, u64>,
+        totals: Totals,
+        bytes: usize,
+    ) -> io::Result<()> {
+        for (object, count) in counts {
+            let key = count_key(&object);
+            match count {
+                0 => batch.remove(key),
+                count => batch.insert(key.as_slice(), frame(&key, &count.to_le_bytes())),
+            }
+        }
+        batch.insert(META_KEY, frame(META_KEY, &totals.encode()));
+        self.store.db.apply_batch(batch).map_err(trouble)?;
+        self.totals = totals;
+        self.unflushed += bytes;
+        if self.unflushed >= FLUSH_BYTES {
+            // sled takes batches faster than it writes them, and keeps the rest in memory without
+            // bound. Waiting here is what fills the queue and slows the caller.
+            self.store.db.flush().map_err(trouble)?;
+            self.unflushed = 0;
+        }
+        Ok(())
     }
 
     fn write(
@@ -151,24 +277,7 @@ impl Writer {
                     .map_or((id.0, id.0), |(low, high)| (low.min(id.0), high.max(id.0))),
             );
         }
-        for (object, count) in counts {
-            let key = count_key(&object);
-            match count {
-                0 => batch.remove(key),
-                count => batch.insert(key.as_slice(), frame(&key, &count.to_le_bytes())),
-            }
-        }
-        batch.insert(META_KEY, frame(META_KEY, &totals.encode()));
-        self.store.db.apply_batch(batch).map_err(trouble)?;
-        self.totals = totals;
-        self.unflushed += bytes;
-        if self.unflushed >= FLUSH_BYTES {
-            // sled takes batches faster than it writes them, and keeps the rest in memory without
-            // bound. Waiting here is what fills the queue and slows the caller.
-            self.store.db.flush().map_err(trouble)?;
-            self.unflushed = 0;
-        }
-        Ok(())
+        self.commit(batch, counts, totals, bytes)
     }
 
     /// Which records have to go: the oldest of each object that has too many, then the oldest of
@@ -180,7 +289,7 @@ impl Writer {
         totals: &mut Totals,
     ) -> io::Result<BTreeSet<Id>> {
         let mut removed = BTreeSet::new();
-        let per_object_max = self.options.per_object_max.max(1) as u64;
+        let per_object_max = self.keep.per_object_max.max(1) as u64;
         for (object, count) in counts
             .iter_mut()
             .filter(|(_, count)| **count > per_object_max)
@@ -196,7 +305,7 @@ impl Writer {
             *count = per_object_max;
             totals.count -= excess;
         }
-        let excess = totals.count.saturating_sub(self.options.total_max.max(1));
+        let excess = totals.count.saturating_sub(self.keep.total_max.max(1));
         for id in oldest(self.store.ids(), staged.keys().cloned(), &removed, excess)? {
             *self.count_mut(counts, &id.1)? -= 1;
             totals.count -= 1;
@@ -238,12 +347,14 @@ impl Writer {
     pub(super) fn refilled(
         &self,
         applied: u64,
+        keep: Keep,
         records: &mut dyn Iterator<Item = io::Result<HistoryRecord>>,
     ) -> io::Result<Self> {
         let generation = generations(&self.dir)?
             .last()
             .map_or(1, |newest| newest + 1);
         let filled = Self::open(&self.dir, generation, &self.options).and_then(|mut fresh| {
+            fresh.keep = keep;
             fresh.fill(applied, records)?;
             Ok(fresh)
         });
@@ -271,7 +382,9 @@ impl Writer {
             }
         }
         guarded(|| {
-            self.write(applied, true, chunk)?;
+            self.write(0, false, chunk)?;
+            self.make_room()?;
+            self.write(applied, true, Vec::new())?;
             self.sync()
         })
     }

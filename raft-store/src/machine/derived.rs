@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use pennon_evaluator::{KEY_LEN_MAX, Limits, Setting, StateKey, StateKind};
+use pennon_evaluator::{KEY_LEN_MAX, Limits, Retention, Setting, StateKey, StateKind};
 use serde::Deserialize;
 
 use super::Machine;
@@ -18,11 +18,19 @@ impl Machine {
         &self.limits
     }
 
+    /// How much of the history is kept: the defaults until the setting `history` says something else.
+    pub fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
     /// Takes note of what an object was and is; `None` where it does not exist.
     pub(super) fn derive(&mut self, id: &ObjectId, before: Option<&str>, now: Option<&str>) {
         match id.kind() {
             ObjectKind::Setting if id.key() == Setting::Limits.as_str() => {
                 self.limits = now.map_or(Limits::DEFAULT, Limits::stored);
+            }
+            ObjectKind::Setting if id.key() == Setting::History.as_str() => {
+                self.retention = now.map_or(Retention::DEFAULT, Retention::stored);
             }
             ObjectKind::Flag => self.tag(id.key(), before, now),
             ObjectKind::Environment

@@ -52,7 +52,7 @@ fn only_known_settings_with_sound_values_are_stored() {
     let unknown = cluster.refused(vec![put(setting("limit"), "{}")]);
     assert_eq!(
         faults(unknown),
-        ["there is no setting \"limit\"; there is: limits"]
+        ["there is no setting \"limit\"; there is: limits, history"]
     );
     let unsound = cluster.refused(vec![limits(r#"{"rules":0,"ruls":1}"#)]);
     assert_eq!(faults(unsound).len(), 2);
