@@ -25,6 +25,12 @@ pub const NAME_DEFAULT: &str = "n1";
 pub const MIN_FREE_DEFAULT: u64 = 128 << 20;
 /// The most nodes that form a cluster together: more voters only make writes slower.
 pub const EXPECT_MAX: u32 = 9;
+/// Entries between two snapshots, unless told otherwise.
+pub const SNAPSHOT_EVERY_DEFAULT: u64 = 20_000;
+/// The fewest: below, a node would write little but snapshots.
+pub const SNAPSHOT_EVERY_MIN: u64 = 10;
+/// The most: what a restart applies again, and what a log may hold.
+pub const SNAPSHOT_EVERY_MAX: u64 = 10_000_000;
 
 /// Settings as they are given: on the command line and in the environment, or in a file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -84,6 +90,11 @@ pub struct Given {
     #[arg(long, env = "PENNON_MIN_FREE", value_name = "SIZE")]
     pub min_free: Option<String>,
 
+    /// Log entries between two snapshots; as many are kept behind the newest one, so that a member
+    /// that was away for a moment needs no snapshot [default: 20000]
+    #[arg(long, env = "PENNON_SNAPSHOT_EVERY", value_name = "N")]
+    pub snapshot_every: Option<u64>,
+
     /// What to log: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "PENNON_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -114,6 +125,8 @@ pub struct Settings {
     pub insecure: bool,
     /// Bytes of the disk below which no changes are taken; 0 for no such mark.
     pub min_free: u64,
+    /// Entries between two snapshots, and kept behind the newest one.
+    pub snapshot_every: u64,
     /// What to log.
     pub log: String,
 }
@@ -170,6 +183,7 @@ impl Given {
             learner: self.learner.or(below.learner),
             insecure: self.insecure.or(below.insecure),
             min_free: self.min_free.or(below.min_free),
+            snapshot_every: self.snapshot_every.or(below.snapshot_every),
             log: self.log.or(below.log),
         }
     }
@@ -216,6 +230,7 @@ impl Given {
                 Some(text) => parse_size("--min-free", &text)?,
                 None => MIN_FREE_DEFAULT,
             },
+            snapshot_every: self.snapshot_every.unwrap_or(SNAPSHOT_EVERY_DEFAULT),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
         };
         settings.check()?;
@@ -228,6 +243,11 @@ impl Settings {
         if self.name.is_empty() || self.name.len() > 255 || self.name.chars().any(char::is_control)
         {
             return refused("--name has 1 to 255 bytes and no control characters");
+        }
+        if !(SNAPSHOT_EVERY_MIN..=SNAPSHOT_EVERY_MAX).contains(&self.snapshot_every) {
+            return refused(format!(
+                "--snapshot-every is a number from {SNAPSHOT_EVERY_MIN} to {SNAPSHOT_EVERY_MAX}"
+            ));
         }
         if self.learner && self.join.is_empty() {
             return refused(
@@ -417,6 +437,7 @@ mod tests {
                 "leave out --expect",
             ),
             ("expect = 0".to_owned(), "--expect"),
+            ("snapshot-every = 9".to_owned(), "from 10"),
             ("listen = \"localhost\"".to_owned(), "HOST:PORT"),
             ("listen = \"::1:7400\"".to_owned(), "HOST:PORT"),
             ("advertise = \"http://a:1\"".to_owned(), "--advertise"),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use pennon_raft_store::raft::RaftOptions;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
@@ -64,6 +65,11 @@ pub(crate) async fn run(command: ServeCommand) -> Result<(), Failure> {
         expect: settings.expect,
         learner: settings.learner,
         min_free: settings.min_free,
+        raft: RaftOptions {
+            snapshot_every: settings.snapshot_every,
+            keep_behind_snapshot: settings.snapshot_every,
+            ..RaftOptions::default()
+        },
         ..NodeOptions::single(&settings.name)
     };
     let node = start(options, settings.data.clone(), api, peer).await?;
