@@ -9,14 +9,16 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pennon_raft_store::command::ClusterId;
 use pennon_raft_store::directory;
 use pennon_raft_store::disk::{Disk, Space, is_full};
-use pennon_raft_store::history::{History, HistoryOptions, MemoryHistory, Opened, SledHistory};
+use pennon_raft_store::history::{
+    History, HistoryOptions, LateHistory, MemoryHistory, Opened, SledHistory,
+};
 use pennon_raft_store::identity::{DirectoryLock, Identity};
 use pennon_raft_store::level::Features;
 use pennon_raft_store::log::{Flushing, LogOptions, SegmentLog, give_up_reserve};
@@ -195,6 +197,7 @@ impl Node {
             stop: stop.clone(),
             stop_serving: CancellationToken::new(),
             failed: failed_tx,
+            unusable: watch::channel(None).0,
         });
         let serving = vec![
             tokio::spawn(crate::http::serve::serve_api(
@@ -292,6 +295,8 @@ struct Shared {
     stop: CancellationToken,
     stop_serving: CancellationToken,
     failed: watch::Sender<Option<String>>,
+    /// Why the history, which is opened in the background, cannot be.
+    unusable: watch::Sender<Option<String>>,
 }
 
 impl Shared {
@@ -335,8 +340,18 @@ impl Shared {
         };
         tokio::select! {
             why = core.raft.stopped() => format!("consensus ended: {why}"),
+            why = self.unusable() => why,
             never = self.introduce(&core) => match never {},
         }
+    }
+
+    /// Waits until the history turns out to be unusable, and says why.
+    async fn unusable(&self) -> String {
+        let mut unusable = self.unusable.subscribe();
+        let told = unusable.wait_for(Option::is_some).await;
+        // The sender is this node's own.
+        told.map_or_else(|_| None, |why| why.clone())
+            .unwrap_or_default()
     }
 
     /// Addresses may change between two starts. Peers are looked for at the addresses of `--join`
@@ -538,7 +553,10 @@ impl Shared {
         let identity = self.identity();
         let node = identity.node;
         let space = Space::new(self.store.disk.clone(), self.options.min_free);
-        let opened = self.store.open_log(identity, space.clone()).await?;
+        let opened = self
+            .store
+            .open_log(identity, space.clone(), self.unusable.clone())
+            .await?;
         let (log, snapshots, history, identity) = opened;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
         let peers = PeerClient::new(self.connect.clone(), cluster);
@@ -574,10 +592,15 @@ impl Shared {
                 self.clock.clone(),
                 self.stop.clone(),
             ),
-            confirm,
+            confirm: confirm.clone(),
             rolls: Rolls::default(),
             succession: Succession::new(self.connect.clone(), self.options.raft.heartbeat),
-            complaint: crate::verify::start(raft.clone(), self.store.blocking, self.stop.clone()),
+            complaint: crate::verify::start(
+                raft.clone(),
+                confirm.clone(),
+                self.store.blocking,
+                self.stop.clone(),
+            ),
             writer: Writer::start(
                 raft.clone(),
                 self.clock.clone(),
@@ -704,6 +727,7 @@ impl Store {
         &self,
         mut identity: Identity,
         space: Space,
+        unusable: watch::Sender<Option<String>>,
     ) -> Result<(SegmentLog, SnapshotStore, Arc<dyn History>, Identity), String> {
         let (disk, in_files, blocking) = (self.disk.clone(), self.directory.clone(), self.blocking);
         let opened = blocking.run(move || {
@@ -717,17 +741,19 @@ impl Store {
             };
             let (log, snapshots) = directory::open(&disk, &mut identity, options, space.clone())
                 .map_err(|why| why.to_string())?;
-            let history = open_history(&*disk, in_files, space)?;
+            let history = open_history(disk, in_files, space, unusable)?;
             Ok::<_, String>((log, snapshots, history, identity))
         });
         opened.await.map_err(|why| why.to_string())?
     }
 }
 
+/// The history in `state/` is opened in the background; `unusable` hears why it cannot be.
 fn open_history(
-    disk: &dyn Disk,
+    disk: Arc<dyn Disk>,
     directory: Option<PathBuf>,
     space: Space,
+    unusable: watch::Sender<Option<String>>,
 ) -> Result<Arc<dyn History>, String> {
     let options = HistoryOptions {
         space,
@@ -736,11 +762,25 @@ fn open_history(
     let Some(directory) = directory else {
         return Ok(Arc::new(MemoryHistory::new(options)));
     };
-    let directory = directory.join("state");
-    let opened = match SledHistory::open(&directory, options.clone()) {
+    let late = LateHistory::new(move || {
+        let opened = open_state(&*disk, &directory.join("state"), options);
+        if let Err(why) = &opened {
+            unusable.send_replace(Some(why.clone()));
+        }
+        opened
+    });
+    Ok(Arc::new(late.map_err(|why| why.to_string())?))
+}
+
+fn open_state(
+    disk: &dyn Disk,
+    directory: &Path,
+    options: HistoryOptions,
+) -> Result<Arc<dyn History>, String> {
+    let opened = match SledHistory::open(directory, options.clone()) {
         // A node on a full disk starts, votes and serves: sled needs little to open.
         Err(why) if is_full(&why) && give_up_reserve(disk, &why).unwrap_or(false) => {
-            SledHistory::open(&directory, options)
+            SledHistory::open(directory, options)
         }
         opened => opened,
     };

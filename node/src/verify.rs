@@ -1,7 +1,8 @@
 //! Every node checks itself (I4): what the leader compiled and this node serves must be, byte for
 //! byte, what this node gets when it compiles the ground state itself; and so must the list of what
 //! a state uses, which the leader sends beside the bytes and by which overlaps of experiments are
-//! found. What changed is checked shortly after it changed, everything once after the start. A
+//! found. What changed is checked shortly after it changed, everything once after the start, when the node
+//! serves: it takes as long as loading all of it. A
 //! difference is said loudly: in the log, in the cluster's verdict, and by a readiness that stays
 //! red.
 
@@ -15,12 +16,15 @@ use pennon_raft_store::raft::{Blocking, Raft};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::confirm::Confirm;
+
 /// Pause between two checks, so that a burst of writes is checked once.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the checks; the receiver holds the first difference found, for good.
 pub(crate) fn start(
     raft: Raft,
+    confirm: Confirm,
     blocking: Blocking,
     stop: CancellationToken,
 ) -> watch::Receiver<Option<String>> {
@@ -29,6 +33,8 @@ pub(crate) fn start(
     tokio::spawn(async move {
         let mut checked = BTreeMap::new();
         let work = async {
+            confirm.first_proof().await;
+            tokio::time::sleep(PAUSE).await;
             loop {
                 let view = views.borrow_and_update().clone();
                 match blocking.run(move || check(&view, checked)).await {

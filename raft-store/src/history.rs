@@ -14,7 +14,7 @@
 //!   deadline, every call into it is guarded, and all it holds is checked at open. A store that
 //!   fails any of this is deleted and begun anew ([`Opened::Rebuilt`]).
 //!
-//! `history/sled.rs` is the shell (queue, writer thread, opening), `writer.rs` decides what an
+//! `late.rs` opens a history in the background, `history/sled.rs` is the shell (queue, writer thread, opening), `writer.rs` decides what an
 //! entry changes, `store.rs` has the layout, `files.rs` the directories.
 //!
 //! Left out: what a body means (the machine's business), and durability between two drains: a
@@ -30,11 +30,13 @@ use crate::machine::Machine;
 use crate::state_machine::parse_change;
 
 mod files;
+mod late;
 mod memory;
 mod sled;
 mod store;
 mod writer;
 
+pub use late::LateHistory;
 pub use memory::MemoryHistory;
 pub use sled::SledHistory;
 
@@ -128,6 +130,9 @@ pub struct Extent {
     pub oldest: Option<u64>,
 }
 
+/// Fills a history that is behind from a snapshot.
+pub type Refill = Box<dyn FnOnce(&dyn History) -> io::Result<()> + Send>;
+
 /// Keeps the newest records of every object. All calls may block; none panics.
 ///
 /// ```
@@ -152,6 +157,22 @@ pub struct Extent {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub trait History: Send + Sync + 'static {
+    /// Brings the history in line with a machine that was loaded at the entry `applied`; `refill`
+    /// fills it when it is behind. Called once, before anything is recorded; may return before it is
+    /// done.
+    ///
+    /// # Errors
+    /// Those of `refill`.
+    fn begin(&self, applied: u64, refill: Refill) -> io::Result<()>;
+
+    /// Whether [`History::record`] would wait now.
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Waits until it would not, or until nothing is taken any more.
+    fn wait_for_room(&self) {}
+
     /// Adds the records of the entry at `applied`, which must rise from call to call. An entry at
     /// or below [`History::applied`] changes nothing. Queued for the writer thread; **blocks while
     /// the queue is full**. After a failure or a close the records are dropped: see

@@ -166,12 +166,17 @@ impl StateMachine {
         };
         check_reach(machine.applied(), purged).map_err(io::Error::other)?;
         let applied = machine.applied().map_or(0, |id| id.index);
-        if let Some(reader) = &newest
-            && history.applied() < applied
-        {
-            history.keep(Keep::by(&machine));
-            refill(history.as_ref(), applied, reader)?;
-        }
+        let keep = Keep::by(&machine);
+        history.begin(
+            applied,
+            Box::new(move |history| match &newest {
+                Some(reader) => {
+                    history.keep(keep);
+                    refill(history, applied, reader)
+                }
+                None => Ok(()),
+            }),
+        )?;
         let (views, receiver) = watch::channel(Arc::new(machine.clone()));
         let shared = Arc::new(Shared {
             snapshots,
@@ -228,6 +233,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
+            if self.shared.history.is_full() {
+                let history = self.shared.history.clone();
+                let blocking = self.shared.blocking;
+                blocking.run(move || history.wait_for_room()).await?;
+            }
             let response = self.apply_entry(&entry)?;
             self.publish();
             if let Some(responder) = responder {

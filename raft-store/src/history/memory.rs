@@ -9,7 +9,9 @@ use bytes::Bytes;
 use super::files::closed;
 use super::sled::lock;
 use super::store::Id;
-use super::{Extent, History, HistoryOptions, HistoryRecord, Keep, READ_LIMIT_MAX};
+use super::{
+    Extent, History, HistoryOptions, HistoryRecord, Keep, READ_LIMIT_MAX, Refill,
+};
 
 /// History in memory, with the same limits and answers; gone with the value. For the simulation,
 /// where a restarted node finds it empty and refills it.
@@ -98,6 +100,13 @@ impl MemoryHistory {
 }
 
 impl History for MemoryHistory {
+    fn begin(&self, applied: u64, refill: Refill) -> io::Result<()> {
+        match self.applied() < applied {
+            true => refill(self),
+            false => Ok(()),
+        }
+    }
+
     fn record(&self, applied: u64, records: Vec<HistoryRecord>) {
         let Ok(mut state) = self.open_state() else {
             return;

@@ -20,7 +20,8 @@ use super::files::{DirLock, closed, discard, generations, guarded, is_environmen
 use super::store::{Store, VERSIONS, version_key};
 use super::writer::{Entry, Writer};
 use super::{
-    Extent, History, HistoryOptions, HistoryRecord, Keep, Opened, READ_LIMIT_MAX, entry_bytes,
+    Extent, History, HistoryOptions, HistoryRecord, Keep, Opened, READ_LIMIT_MAX, Refill,
+    entry_bytes,
 };
 
 /// How long an entry waits for others, and how many of them, and bytes, make a batch.
@@ -133,6 +134,21 @@ impl SledHistory {
 }
 
 impl History for SledHistory {
+    fn begin(&self, applied: u64, refill: Refill) -> io::Result<()> {
+        match self.applied() < applied {
+            true => refill(self),
+            false => Ok(()),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        lock(&self.shared.queue).is_full(&self.shared.options, 0)
+    }
+
+    fn wait_for_room(&self) {
+        drop(self.shared.with_room(0));
+    }
+
     fn record(&self, applied: u64, records: Vec<HistoryRecord>) {
         self.shared.put(applied, records);
     }
@@ -284,6 +300,17 @@ struct Queue {
 }
 
 impl Queue {
+    /// Whether so many bytes more have to wait.
+    fn is_full(&self, options: &HistoryOptions, bytes: usize) -> bool {
+        // While all wait for space the only bound is that of the log: a node that is started on a full
+        // disk applies what its log holds and then serves.
+        self.failed.is_none()
+            && !self.closed
+            && !self.waits_for_space
+            && (self.put - self.done >= options.queue_len_max.max(1) as u64
+                || (!self.entries.is_empty() && self.bytes + bytes > options.queue_bytes_max))
+    }
+
     fn is_wanted(&self) -> bool {
         self.done < self.wanted
     }
@@ -306,23 +333,21 @@ struct Taken {
 }
 
 impl Shared {
-    fn put(&self, applied: u64, records: Vec<HistoryRecord>) {
-        let bytes = entry_bytes(&records);
+    /// The queue, once so many bytes more have room in it.
+    fn with_room(&self, bytes: usize) -> MutexGuard<'_, Queue> {
         let mut queue = lock(&self.queue);
-        // While all wait for space the only bound is that of the log: a node that is started on a full
-        // disk applies what its log holds and then serves.
-        while queue.failed.is_none()
-            && !queue.closed
-            && !queue.waits_for_space
-            && (queue.put - queue.done >= self.options.queue_len_max.max(1) as u64
-                || (!queue.entries.is_empty()
-                    && queue.bytes + bytes > self.options.queue_bytes_max))
-        {
+        while queue.is_full(&self.options, bytes) {
             queue = self
                 .moved
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        queue
+    }
+
+    fn put(&self, applied: u64, records: Vec<HistoryRecord>) {
+        let bytes = entry_bytes(&records);
+        let mut queue = self.with_room(bytes);
         if queue.failed.is_some() || queue.closed {
             return;
         }
