@@ -95,6 +95,11 @@ pub struct HistoryOptions {
     pub queue_len_max: usize,
     /// Most bytes of their bodies and object keys. A longer entry waits alone.
     pub queue_bytes_max: usize,
+    /// A store that takes more of the disk than this many times what its records need is written anew,
+    /// at open and while it runs; at least twice.
+    pub rebuild_multiple: u64,
+    /// One that takes at most so many bytes is left as it is.
+    pub rebuild_min_bytes: u64,
     /// While this is at its floor, nothing is written: sled does not survive a full disk. What was
     /// recorded waits, and reads fail as long as something does.
     pub space: Space,
@@ -112,6 +117,8 @@ impl Default for HistoryOptions {
             time_of: time_of_change,
             queue_len_max: 1024,
             queue_bytes_max: 64 << 20,
+            rebuild_multiple: 4,
+            rebuild_min_bytes: 64 << 20,
             space: Space::unbounded(),
         }
     }

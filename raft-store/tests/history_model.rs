@@ -614,3 +614,89 @@ fn large_bodies_come_back() {
             .all(|(found, body)| found.body == body[..])
     );
 }
+
+/// The generations in a directory, by their names.
+fn generations(dir: &std::path::Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with('g')).collect()
+}
+
+#[test]
+fn a_store_that_outgrew_what_it_holds_is_written_anew_while_it_runs_and_at_open() {
+    const ENTRIES: u64 = 400;
+    let usual = HistoryOptions {
+        keep: Keep {
+            per_object_max: 2,
+            ..HistoryOptions::default().keep
+        },
+        ..HistoryOptions::default()
+    };
+    let tight = HistoryOptions {
+        rebuild_multiple: 2,
+        rebuild_min_bytes: 1 << 20,
+        ..usual.clone()
+    };
+    // Twenty objects with two records each are live, of 12 MiB that were written.
+    let entry = |applied: u64| {
+        let body = format!("{applied:>7}").repeat(32 << 10 >> 3);
+        vec![HistoryRecord {
+            object: format!("o{}", applied % 20).into_bytes(),
+            version: applied,
+            body: body.into(),
+        }]
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for (options, first) in [(usual, 1), (tight, ENTRIES + 1)] {
+        let model = MemoryHistory::new(options.clone());
+        (1..first).for_each(|applied| model.record(applied, entry(applied)));
+        let sled = SledHistory::open(dir.path(), options.clone())
+            .unwrap()
+            .into_history();
+        if options.rebuild_min_bytes < 64 << 20 {
+            // Reading waits for the entry, which waits until the store is written anew.
+            sled.record(first, entry(first));
+            model.record(first, entry(first));
+            assert_eq!(
+                sled.latest(None, 100).unwrap(),
+                model.latest(None, 100).unwrap()
+            );
+            assert_eq!(generations(dir.path()), ["g0000000000000002"]);
+        }
+        for applied in first..first + ENTRIES {
+            sled.record(applied, entry(applied));
+            model.record(applied, entry(applied));
+        }
+        assert_eq!(
+            sled.latest(None, 100).unwrap(),
+            model.latest(None, 100).unwrap()
+        );
+        assert_eq!(sled.drain().unwrap(), first + ENTRIES - 1);
+        let expected = if first == 1 {
+            "g0000000000000001"
+        } else {
+            "g0000000000000003"
+        };
+        let found = generations(dir.path());
+        assert!(
+            found.len() == 1 && found[0].as_str() >= expected,
+            "{found:?}"
+        );
+        sled.close();
+        // All of it is checked at open.
+        let again = SledHistory::open(
+            dir.path(),
+            HistoryOptions {
+                rebuild_min_bytes: u64::MAX,
+                ..options
+            },
+        );
+        let Opened::Ready(again) = again.unwrap() else {
+            panic!("not as it was left")
+        };
+        assert_eq!(
+            again.latest(None, 100).unwrap(),
+            model.latest(None, 100).unwrap()
+        );
+    }
+}

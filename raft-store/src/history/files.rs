@@ -137,6 +137,20 @@ pub(super) fn dir_bytes(path: &Path) -> u64 {
         .sum()
 }
 
+/// What a directory takes of the disk; what vanishes meanwhile counts as nothing.
+pub(super) fn disk_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = fs::read_dir(path) else {
+        return 0;
+    };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
 /// Trouble that a new, empty store would have as well.
 pub(super) fn is_environment(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;

@@ -9,9 +9,7 @@ use bytes::Bytes;
 use super::files::closed;
 use super::sled::lock;
 use super::store::Id;
-use super::{
-    Extent, History, HistoryOptions, HistoryRecord, Keep, READ_LIMIT_MAX, Refill,
-};
+use super::{Extent, History, HistoryOptions, HistoryRecord, Keep, READ_LIMIT_MAX, Refill};
 
 /// History in memory, with the same limits and answers; gone with the value. For the simulation,
 /// where a restarted node finds it empty and refills it.

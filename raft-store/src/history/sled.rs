@@ -16,7 +16,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::files::{DirLock, closed, discard, generations, guarded, is_environment, lock_dir};
+use super::files::{
+    DirLock, closed, discard, disk_bytes, generations, guarded, is_environment, lock_dir,
+};
 use super::store::{Store, VERSIONS, version_key};
 use super::writer::{Entry, Writer};
 use super::{
@@ -92,6 +94,7 @@ impl SledHistory {
     }
 
     fn start(writer: Writer, lock: DirLock) -> io::Result<Self> {
+        let outgrown = writer.outgrown;
         let shared = Arc::new(Shared {
             applied: AtomicU64::new(writer.totals.applied),
             store: RwLock::new(Some(Arc::clone(&writer.store))),
@@ -103,11 +106,12 @@ impl SledHistory {
             writer: Mutex::new(Some(writer)),
             work: Condvar::new(),
             moved: Condvar::new(),
+            scans: RwLock::default(),
         });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("history".to_owned())
-            .spawn(move || write_until_closed(&theirs))?;
+            .spawn(move || write_until_closed(&theirs, outgrown))?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),
@@ -194,6 +198,11 @@ impl History for SledHistory {
         version_max: u64,
         f: &mut dyn FnMut(HistoryRecord) -> io::Result<()>,
     ) -> io::Result<()> {
+        let _scan = self
+            .shared
+            .scans
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let store = self.shared.settled_store()?;
         let mut end = version_key(version_max, &[]);
         if version_max == u64::MAX {
@@ -280,6 +289,9 @@ struct Shared {
     work: Condvar,
     /// Wakes callers: room, progress, a failure, the end.
     moved: Condvar,
+    /// Held for reading by whoever goes through all records, which takes long and must not lose the files
+    /// it reads.
+    scans: RwLock<()>,
 }
 
 #[derive(Debug, Default)]
@@ -458,6 +470,38 @@ impl Shared {
         store.clone().ok_or_else(closed)
     }
 
+    /// Writes a store anew that takes much more of the disk than it needs. A failure leaves it as it is.
+    fn rebuild(&self, writer: &mut Writer) {
+        writer.outgrown = false;
+        // Whoever reads all of it comes to an end, and the store is measured again.
+        let Ok(_alone) = self.scans.try_write() else {
+            return;
+        };
+        if self.options.space.is_at_floor() {
+            return;
+        }
+        let (dir, generation) = (writer.dir.clone(), writer.generation);
+        let before = disk_bytes(&writer.store.path);
+        match guarded(|| writer.rebuilt()) {
+            Ok(fresh) => {
+                *write(&self.store) = Some(Arc::clone(&fresh.store));
+                *writer = fresh;
+                let after = disk_bytes(&writer.store.path);
+                tracing::info!(
+                    before,
+                    after,
+                    "history: written anew, it had outgrown what it holds"
+                );
+                if let Err(error) = discard(&dir, generation) {
+                    tracing::warn!(%error, "history: the old store stays until the next start");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "history: could not be written anew, it stays as it is")
+            }
+        }
+    }
+
     fn is_current(&self, store: &Arc<Store>) -> bool {
         let current = self.store.read().unwrap_or_else(PoisonError::into_inner);
         current
@@ -479,7 +523,10 @@ impl Shared {
 
 /// The writer thread: entries in the order they came, some at a time. After a failure they are dropped,
 /// because a gap would be taken for the truth later.
-fn write_until_closed(shared: &Shared) {
+fn write_until_closed(shared: &Shared, outgrown: bool) {
+    if outgrown && let Some(writer) = lock(&shared.writer).as_mut() {
+        shared.rebuild(writer);
+    }
     loop {
         shared.gather();
         shared.wait_for_space();
@@ -495,7 +542,12 @@ fn write_until_closed(shared: &Shared) {
                 None => Err(closed()),
             };
             match result {
-                Ok(held) => shared.applied.store(held, Ordering::Release),
+                Ok(held) => {
+                    if let Some(writer) = slot.as_mut().filter(|writer| writer.outgrown) {
+                        shared.rebuild(writer);
+                    }
+                    shared.applied.store(held, Ordering::Release);
+                }
                 Err(error) => shared.fail(format!("writing up to entry {last} failed: {error}")),
             }
         }

@@ -66,6 +66,16 @@ impl Totals {
     }
 }
 
+/// What a check found.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    pub(super) totals: Totals,
+    /// The oldest and the newest version.
+    pub(super) span: Option<(u64, u64)>,
+    /// Sum of [`live_bytes`].
+    pub(super) live: u64,
+}
+
 /// A record's place in the order of age.
 pub(super) type Id = (u64, Vec<u8>);
 
@@ -94,14 +104,14 @@ impl Store {
     }
 
     /// Reads everything once and compares all the ways in which it is said how much there is.
-    pub(super) fn check(&self) -> io::Result<(Totals, Option<(u64, u64)>)> {
+    pub(super) fn check(&self) -> io::Result<Checked> {
         let totals = match self.db.get(META_KEY).map_err(trouble)? {
-            None if self.db.is_empty() => return Ok((Totals::default(), None)),
+            None if self.db.is_empty() => return Ok(Checked::default()),
             None => return Err(damaged("records, but no totals".to_owned())),
             Some(value) => unframe(META_KEY, &value).and_then(Totals::decode),
         };
         let totals = totals.ok_or_else(|| damaged("the totals are damaged".to_owned()))?;
-        let (mut found, mut keys, mut span) = (
+        let (mut found, mut keys, mut span, mut live) = (
             Totals {
                 sum: 0,
                 count: 0,
@@ -109,12 +119,14 @@ impl Store {
             },
             0u64,
             None,
+            0,
         );
         for pair in self.db.scan_prefix([VERSIONS]) {
             let (key, value) = pair.map_err(trouble)?;
             let record = decode_record(&key, &value)?;
             found.count += 1;
             found.sum = found.sum.wrapping_add(weight(&key, &value));
+            live += live_bytes(&key, &value);
             keys = keys.wrapping_add(xxh3_64_with_seed(&key, 0));
             let (low, _) = span.unwrap_or((record.version, 0));
             span = Some((low, record.version));
@@ -129,7 +141,15 @@ impl Store {
                 "the index by object is not that of the records".to_owned(),
             ));
         }
-        Ok((totals, span))
+        Ok(Checked { totals, span, live })
+    }
+
+    /// What the records need on disk, about.
+    pub(super) fn live(&self) -> io::Result<u64> {
+        self.db.scan_prefix([VERSIONS]).try_fold(0, |live, pair| {
+            let (key, value) = pair.map_err(trouble)?;
+            Ok(live + live_bytes(&key, &value))
+        })
     }
 
     /// Checks the index by object against the counts; returns the sum over the records' keys as the
@@ -385,6 +405,12 @@ pub(super) fn frame(key: &[u8], body: &[u8]) -> Vec<u8> {
 pub(super) fn unframe<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     let (head, body) = value.split_at_checked(FRAME_LEN)?;
     (head[0] == FORMAT && head[1..] == frame_crc(key, body).to_le_bytes()).then_some(body)
+}
+
+/// What a record needs on disk, about: itself, its place in the index, its part of the count.
+fn live_bytes(key: &[u8], value: &[u8]) -> u64 {
+    const OVERHEAD: usize = 64;
+    (2 * key.len() + value.len() + OVERHEAD) as u64
 }
 
 /// What a record adds to the sum: its key and, through the crc in its frame, its body.

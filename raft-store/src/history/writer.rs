@@ -13,11 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::files::{
-    damaged, dir_bytes, discard, generation_path, generations, guarded, remove_generating, trouble,
-    wait_unlocked,
+    damaged, dir_bytes, discard, disk_bytes, generation_path, generations, guarded,
+    remove_generating, trouble, wait_unlocked,
 };
 use super::store::{
-    Id, META_KEY, Store, Totals, count_key, frame, object_key, version_key, weight,
+    Checked, Id, META_KEY, Store, Totals, VERSIONS, count_key, frame, object_key, version_key,
+    weight,
 };
 use super::{HistoryOptions, HistoryRecord, Keep, entry_bytes, record_bytes};
 
@@ -55,6 +56,11 @@ pub(super) struct Writer {
     synced_blobs: BTreeSet<PathBuf>,
     /// Bytes written since sled was last flushed.
     unflushed: usize,
+    /// What it takes of the disk is only looked at beyond this. Doubled with each look, which reads
+    /// everything.
+    disk_min: u64,
+    /// Whether it took much more than it holds.
+    pub(super) outgrown: bool,
 }
 
 impl Writer {
@@ -73,15 +79,16 @@ impl Writer {
             .spawn(move || {
                 let result = guarded(|| {
                     let store = Store::open(&theirs, cache_bytes)?;
-                    store.check().map(|(totals, span)| (store, totals, span))
+                    store.check().map(|checked| (store, checked))
                 });
                 // Nobody listens after the deadline; then the store is dropped here.
                 drop(answer.send(result));
             })?;
-        let (store, totals, span) = opened
+        let (store, checked) = opened
             .recv_timeout(wait)
             .map_err(|_| damaged(format!("sled did not open within {} s", wait.as_secs())))??;
-        Ok(Self {
+        let Checked { totals, span, live } = checked;
+        let mut writer = Self {
             dir: dir.to_owned(),
             generation,
             options: options.clone(),
@@ -93,7 +100,56 @@ impl Writer {
             span,
             synced_blobs: BTreeSet::new(),
             unflushed: 0,
-        })
+            disk_min: options.rebuild_min_bytes,
+            outgrown: false,
+        };
+        writer.compare(disk_bytes(&writer.store.path), live);
+        Ok(writer)
+    }
+
+    /// Compares what the store takes of the disk with what it holds. sled uses the place of what was
+    /// replaced again, but not always, and gives nothing back.
+    fn measure(&mut self) -> io::Result<()> {
+        let disk = disk_bytes(&self.store.path);
+        if disk > self.disk_min {
+            let live = self.store.live()?;
+            self.compare(disk, live);
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, disk: u64, live: u64) {
+        if disk > self.disk_min {
+            self.outgrown = disk > live * self.options.rebuild_multiple.max(2);
+            self.disk_min = 2 * disk;
+        }
+    }
+
+    /// The next generation with the same records, durable, in as little space as they need.
+    pub(super) fn rebuilt(&self) -> io::Result<Self> {
+        let (mut end, mut chunk) = (vec![VERSIONS + 1], Vec::new().into_iter());
+        let mut records = std::iter::from_fn(|| {
+            if chunk.len() == 0 {
+                match guarded(|| self.store.chunk_below(&end)) {
+                    Ok(next) => chunk = next.into_iter(),
+                    Err(error) => return Some(Err(error)),
+                }
+                let last: &HistoryRecord = chunk.as_slice().last()?;
+                end = version_key(last.version, &last.object);
+            }
+            chunk.next().map(Ok)
+        });
+        let mut fresh = self.refilled(self.totals.applied, self.keep, &mut records)?;
+        if fresh.totals != self.totals {
+            let (old, new, generation) = (self.totals, fresh.totals, fresh.generation);
+            drop(fresh);
+            drop(discard(&self.dir, generation));
+            return Err(damaged(format!("{old:?} became {new:?} when rebuilt")));
+        }
+        let disk = disk_bytes(&fresh.store.path);
+        fresh.disk_min = fresh.options.rebuild_min_bytes.max(2 * disk);
+        fresh.outgrown = false;
+        Ok(fresh)
     }
 
     /// Nothing was ever written to it.
@@ -227,6 +283,7 @@ impl Writer {
             // bound. Waiting here is what fills the queue and slows the caller.
             self.store.db.flush().map_err(trouble)?;
             self.unflushed = 0;
+            self.measure()?;
         }
         Ok(())
     }
