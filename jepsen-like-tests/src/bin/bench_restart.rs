@@ -13,10 +13,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use jepsen_like_tests::bench::etcd::{self, Caller, Etcd};
+use jepsen_like_tests::bench::figures::{Quantiles, median, ms, word};
+use jepsen_like_tests::bench::{grpc, machine};
 use jepsen_like_tests::cluster::{Cluster, Options};
 use jepsen_like_tests::http1::{Call, Connection};
 use jepsen_like_tests::{Failure, Result, say};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 const USAGE: &str = "\
 Usage: scripts/bench restart [--json] [--flags N] [--rounds N] [--data DIR]
@@ -35,6 +39,7 @@ const LOADED_AT_ONCE: usize = 100;
 const TAIL: usize = 500;
 /// Entries between two snapshots: fewer than the load has, so that a restart begins with a snapshot.
 const SNAPSHOT_EVERY: &str = "800";
+const ETCD_LOADERS: usize = 64;
 const LOOK: Duration = Duration::from_millis(2);
 
 struct Settings {
@@ -108,23 +113,115 @@ async fn run(settings: &Settings) -> Result<()> {
         ready_max: READY_MAX,
     };
     let mut cluster = Cluster::start(3, options).await?;
+    let mut environment = machine::environment(cluster.directory());
     let leader = cluster.leader(ANSWER_MAX).await?;
     load(cluster.address(leader), settings.flags).await?;
     cluster.converged(READY_MAX).await?;
-    let mut times = Vec::new();
+    let mut etcd = match etcd::installed() {
+        Some(release) => {
+            environment["etcd"] = release.into();
+            let etcd = Etcd::start(cluster.directory()).await?;
+            load_etcd(&etcd, settings.flags).await?;
+            Some(etcd)
+        }
+        None => None,
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..settings.rounds {
         let leader = cluster.leader(ANSWER_MAX).await?;
-        let took = restart(&mut cluster, (leader + 1 + round % 2) % 3).await?;
-        say(format!(
-            "round {}: {:.0} ms",
-            round + 1,
-            took.as_secs_f64() * 1_000.0
+        ours.push(ms(
+            restart(&mut cluster, (leader + 1 + round % 2) % 3).await?
         ));
-        times.push(took);
+        if let Some(etcd) = &mut etcd {
+            let at = etcd.in_turn()[round % 2];
+            theirs.push(ms(restart_etcd(etcd, at).await?));
+        }
     }
     let (version, digest) = cluster.converged(READY_MAX).await?;
-    let text = format!("digest {digest} at version {version}");
+    environment["converged"] = format!("digest {digest} at version {version}").into();
+    let text = match settings.json {
+        true => json!({"bench": "restart", "flags": settings.flags, "environments": ENVIRONMENTS,
+            "environment": environment, "pennon_ms": ours, "etcd_ms": theirs})
+        .to_string(),
+        false => report(settings, &environment, &ours, &theirs),
+    };
     writeln!(std::io::stdout(), "{text}").map_err(Failure::from)
+}
+
+fn report(settings: &Settings, environment: &Value, ours: &[f64], theirs: &[f64]) -> String {
+    let line = |name: &str, times: &[f64]| {
+        let times = Quantiles::of(times.iter().copied());
+        format!("{name:>8} {:>10.0} {:>10.0}\n", times.p50, times.max)
+    };
+    let mut text = format!(
+        "kill -9 of a follower until it answers a linearizable read; {} flags over {ENVIRONMENTS} environments, \
+         {} cores, disk {}, load {} at the start, {} rounds\n\n{:>8} {:>10} {:>10}\n",
+        settings.flags,
+        word(environment, "cores"),
+        word(environment, "disk"),
+        word(environment, "load_at_start"),
+        settings.rounds,
+        "",
+        "median ms",
+        "most ms",
+    );
+    text += &line("pennon", ours);
+    if !theirs.is_empty() {
+        text += &line("etcd", theirs);
+        let ratio = median(ours.iter().copied()) / median(theirs.iter().copied());
+        text += &format!(
+            "pennon takes {ratio:.2} times what etcd {} takes\n",
+            word(environment, "etcd")
+        );
+    }
+    text + &word(environment, "converged")
+}
+
+/// As many keys, each with a value as long as a flag with its policy.
+async fn load_etcd(etcd: &Etcd, keys: usize) -> Result<()> {
+    let mut loading = JoinSet::new();
+    for first in 0..ETCD_LOADERS {
+        let address = etcd.address(etcd.leader).to_owned();
+        loading.spawn(async move {
+            let mut caller = Caller::open(&address).await?;
+            for at in (first..keys).step_by(ETCD_LOADERS) {
+                let value = Value::from(flag_and_policy(at).to_vec()).to_string();
+                let put = grpc::put_request(key_of(at).as_bytes(), value.as_bytes());
+                caller.call("KV/Put", put).await?;
+            }
+            Ok::<_, Failure>(())
+        });
+    }
+    while let Some(loaded) = loading.join_next().await {
+        loaded.map_err(Failure::new)??;
+    }
+    Ok(())
+}
+
+fn key_of(at: usize) -> String {
+    format!("flag-{at}")
+}
+
+/// Kills a member, starts it, and returns how long it took until it answered a read.
+async fn restart_etcd(etcd: &mut Etcd, at: usize) -> Result<Duration> {
+    etcd.kill(at)?;
+    let begin = Instant::now();
+    etcd.restart(at)?;
+    let address = etcd.address(at).to_owned();
+    loop {
+        let read = async {
+            let mut caller = Caller::open(&address).await?;
+            let answer = caller.call("KV/Range", grpc::get_request(key_of(0).as_bytes()));
+            grpc::read_get_answer(&answer.await?)
+        };
+        match read.await {
+            Ok(1) => return Ok(begin.elapsed()),
+            _ if begin.elapsed() > READY_MAX => {
+                return Err(Failure::new("the member did not come back"));
+            }
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 async fn load(address: &str, flags: usize) -> Result<()> {
@@ -161,7 +258,7 @@ fn config(at: usize, said: &str) -> Value {
 }
 
 fn flag_and_policy(at: usize) -> [Value; 2] {
-    let key = format!("flag-{at}");
+    let key = key_of(at);
     let policy = json!({"enabled": true,
         "rules": [{"id": "some-countries", "when": [{"attribute": "country", "op": "in", "values": ["DE", "FR"]}],
             "serve": {"variant": "on"}}],
