@@ -693,11 +693,14 @@ impl Raft {
                 file,
             });
         }
-        let here = slot.as_mut().filter(|here| {
-            (here.from, here.version, here.offset) == (from, chunk.version, chunk.offset)
-        });
-        let Some(here) = here else {
-            return Err("out of order: start the snapshot over".into());
+        // A leader that lost the link asks where to go on, or sends what has arrived already.
+        let here = slot
+            .as_mut()
+            .filter(|here| (here.from, here.version) == (from, chunk.version));
+        let here = match here {
+            Some(here) if here.offset == chunk.offset => here,
+            Some(here) => return Ok(SnapshotReply::At(here.offset)),
+            None => return Ok(SnapshotReply::At(0)),
         };
         here.file
             .push(&chunk.bytes)

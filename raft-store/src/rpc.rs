@@ -3,7 +3,7 @@
 //! The node carries these bytes over whatever connection it likes; this file gives them meaning
 //! for openraft. Every message names the cluster and both nodes, so that a misdirected one is
 //! refused instead of believed. A snapshot travels as the chunks of its file: bounded memory, a
-//! deadline a chunk.
+//! deadline a chunk, and after a cut link on from where it was.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,10 +22,12 @@ use openraft::raft::{
 use openraft::{EntryPayload, OptionalSend, Snapshot};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::codec;
 use crate::command::ClusterId;
 use crate::raft::Member;
+use crate::snapshot_file::SnapshotReader;
 use crate::state_machine::{Blocking, SnapshotFile};
 use crate::types::{CommittedLeaderId, RaftVote, TypeConfig};
 
@@ -48,6 +50,16 @@ const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest wait for the last chunk, after which the receiver loads the whole snapshot.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long a node that takes a snapshot may be silent until the transfer is given up; openraft then
+/// begins one with the newest snapshot.
+const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Between two attempts meanwhile.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(500);
+
+/// The offset of no piece: how much is there?
+const QUESTION: u64 = u64::MAX;
 
 /// The kinds of message between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,10 +144,25 @@ pub(crate) struct SnapshotChunk {
     pub(crate) last: bool,
 }
 
+impl SnapshotChunk {
+    /// Asks how much of a snapshot the other node has.
+    fn question(vote: RaftVote, version: u64) -> Self {
+        Self {
+            vote,
+            version,
+            offset: QUESTION,
+            bytes: Bytes::new(),
+            last: false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum SnapshotReply {
     More,
     Done(SnapshotResponse<TypeConfig>),
+    /// The piece at this offset is wanted. Releases that do not know it take it for a refusal.
+    At(u64),
 }
 
 pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Bytes, String> {
@@ -221,52 +248,106 @@ impl Peer {
         }
     }
 
+    /// Sends a snapshot and goes on where the other node is, as long as it is heard of every now and then:
+    /// a cut link costs what was under way, not what has arrived.
     async fn send_snapshot(
         &self,
         vote: RaftVote,
         file: &SnapshotFile,
     ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
-        let refused = |why: &dyn std::fmt::Display| CallError::Refused(why.to_string());
-        let version = file.version;
         // Opening reads the whole file once, to be sure of it.
         let opening = file.clone();
         let opened = self.network.blocking.run(move || opening.open()).await;
-        let reader = opened
-            .and_then(|opened| opened)
-            .map_err(|why| refused(&why))?;
-        let (length, mut offset) = (reader.len_bytes(), 0);
+        let reader = opened.and_then(|opened| opened).map_err(refused)?;
+        let length = reader.len_bytes();
+        let (version, to) = (file.version, &self.member.name);
+        let mut told = Told::default();
+        // `None`: ask first.
+        let mut offset = None;
+        let mut heard = Instant::now();
         loop {
-            let mut bytes = vec![0; CHUNK_LEN.min((length - offset) as usize)];
-            let read = reader
-                .read_raw(offset, &mut bytes)
-                .map_err(|why| refused(&why))?;
-            if read != bytes.len() {
-                return Err(CallError::Refused(format!(
-                    "snapshot {version} ends at {}",
-                    offset + read as u64
-                )));
-            }
-            let last = offset + read as u64 == length;
-            let chunk = SnapshotChunk {
-                vote,
-                version,
-                offset,
-                bytes: bytes.into(),
-                last,
+            let chunk = match offset {
+                None => SnapshotChunk::question(vote, version),
+                Some(offset) => piece(&reader, vote, version, offset)?,
             };
-            let deadline = if last {
-                INSTALL_DEADLINE
-            } else {
-                CHUNK_DEADLINE
+            let deadline = match chunk.last {
+                true => INSTALL_DEADLINE,
+                false => CHUNK_DEADLINE,
             };
-            match self.call(Rpc::Snapshot, &chunk, deadline).await? {
-                SnapshotReply::Done(response) => return Ok(response),
-                SnapshotReply::More if last => {
+            let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
+            match self.call(Rpc::Snapshot, &chunk, deadline).await {
+                Ok(SnapshotReply::Done(response)) => {
+                    tracing::info!(version, to, bytes = length, "a snapshot was taken");
+                    return Ok(response);
+                }
+                Ok(SnapshotReply::More) if chunk.last => {
                     return Err(CallError::Refused("no answer to the last chunk".into()));
                 }
-                SnapshotReply::More => offset += read as u64,
+                Ok(SnapshotReply::More) => offset = Some(end),
+                Ok(SnapshotReply::At(there)) if there < length => offset = Some(there),
+                Ok(SnapshotReply::At(there)) => {
+                    let text = format!("it has {there} bytes of a snapshot of {length}");
+                    return Err(CallError::Refused(text));
+                }
+                // A release that cannot be asked is sent everything.
+                Err(CallError::Refused(_)) if offset.is_none() => offset = Some(0),
+                Err(CallError::Refused(why)) => return Err(CallError::Refused(why)),
+                Err(why) if chunk.last || heard.elapsed() > SNAPSHOT_SILENCE_MAX => {
+                    return Err(why);
+                }
+                Err(why) => {
+                    tracing::info!(version, to, %why, "a snapshot waits for the link");
+                    tokio::time::sleep(SNAPSHOT_PAUSE).await;
+                    offset = None;
+                    continue;
+                }
+            }
+            heard = Instant::now();
+            if let Some(percent) = told.news(offset, length) {
+                tracing::info!(version, to, percent, bytes = length, "sending a snapshot");
             }
         }
+    }
+}
+
+fn refused(why: impl std::fmt::Display) -> CallError {
+    CallError::Refused(why.to_string())
+}
+
+/// The piece of a snapshot at an offset.
+fn piece(
+    reader: &SnapshotReader,
+    vote: RaftVote,
+    version: u64,
+    offset: u64,
+) -> Result<SnapshotChunk, CallError> {
+    let length = reader.len_bytes();
+    let mut bytes = vec![0; CHUNK_LEN.min((length - offset) as usize)];
+    let read = reader.read_raw(offset, &mut bytes).map_err(refused)?;
+    if read != bytes.len() {
+        let end = offset + read as u64;
+        return Err(refused(format!("snapshot {version} ends at {end}")));
+    }
+    Ok(SnapshotChunk {
+        vote,
+        version,
+        offset,
+        bytes: bytes.into(),
+        last: offset + read as u64 == length,
+    })
+}
+
+/// What was said of how far a snapshot is: the quarters of one that is long.
+#[derive(Default)]
+struct Told(u64);
+
+impl Told {
+    /// The percentage to tell of, if it is news.
+    fn news(&mut self, offset: Option<u64>, length: u64) -> Option<u64> {
+        let quarter = offset? * 4 / length.max(1);
+        let is_news = quarter > self.0 && length > 4 * CHUNK_LEN as u64;
+        self.0 = self.0.max(quarter);
+        is_news.then_some(quarter * 25)
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "helpers of tests may panic"
 )]
 
+mod away;
 mod clocks;
 mod full_disk;
 mod history;
@@ -354,8 +355,7 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
         version_of(&outcome.unwrap());
     }
     let acknowledged = write_flags(&core, 0..120).await;
-    // A leader keeps what a follower that it cannot reach would need; a follower does not. So the
-    // follower leads next, and has to send a snapshot.
+    // Who leads next has to send a snapshot.
     let next = (leader + 2) % 3;
     let follower = cluster.core(next).await;
     let mut statuses = follower.statuses();

@@ -150,6 +150,8 @@ fn answers_are_frozen() {
     };
     frozen("rpc-transfer-leader-refused-1", &Transfer::Ok(Err(changed)));
     frozen("rpc-snapshot-more-1", &Ok::<_, String>(SnapshotReply::More));
+    let at = SnapshotReply::At(3 << 20);
+    frozen("rpc-snapshot-at-1", &Ok::<_, String>(at));
     let done = SnapshotReply::Done(SnapshotResponse::new(higher));
     frozen("rpc-snapshot-done-1", &Ok::<_, String>(done));
 }
