@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use pennon_raft_store::disk::{MemoryDisk, Space};
 use pennon_raft_store::history::{
     Extent, History, HistoryOptions, HistoryRecord, Keep, MemoryHistory, Opened, SledHistory,
 };
@@ -699,4 +700,56 @@ fn a_store_that_outgrew_what_it_holds_is_written_anew_while_it_runs_and_at_open(
             model.latest(None, 100).unwrap()
         );
     }
+}
+
+/// What cannot be written for want of space can still be read; a snapshot is not made without it.
+#[test]
+fn what_waits_for_space_is_read_like_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = MemoryDisk::new();
+    let options = HistoryOptions {
+        space: Space::new(Arc::new(disk.clone()), 1 << 20),
+        ..HistoryOptions::default()
+    };
+    let sled = SledHistory::open(dir.path(), options)
+        .unwrap()
+        .into_history();
+    let lines = |versions: &[u64]| -> Vec<_> {
+        let lines = versions.iter();
+        lines.map(|version| line(b"flag", *version, "x")).collect()
+    };
+    sled.record(1, lines(&[1]));
+    sled.drain().unwrap();
+    disk.set_capacity(Some(0));
+    sled.record(2, vec![line(b"flag", 2, "x"), line(b"other", 2, "x")]);
+    sled.record(3, lines(&[3]));
+    for waits in [true, false] {
+        assert_eq!(
+            sled.of_object(b"flag", None, 10).unwrap(),
+            lines(&[3, 2, 1])
+        );
+        assert_eq!(sled.of_object(b"flag", Some(3), 1).unwrap(), lines(&[2]));
+        let versions = |before, limit| -> Vec<u64> {
+            let all = sled.latest(before, limit).unwrap();
+            all.iter().map(|line| line.version).collect()
+        };
+        assert_eq!(versions(None, 10), [3, 2, 2, 1]);
+        assert_eq!(
+            versions(None, 2),
+            [3, 2, 2],
+            "a version is never cut in two"
+        );
+        assert_eq!(versions(Some(2), 10), [1]);
+        if waits {
+            assert_eq!(
+                sled.drain().unwrap_err().kind(),
+                std::io::ErrorKind::StorageFull
+            );
+            disk.set_capacity(None);
+            while sled.drain().is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+    assert_eq!(sled.applied(), 3);
 }

@@ -123,7 +123,7 @@ impl SledHistory {
     /// its files are gone: then the new one is asked.
     fn read<T>(&self, op: impl Fn(&Store) -> io::Result<T>) -> io::Result<T> {
         loop {
-            let store = self.shared.settled_store()?;
+            let store = self.shared.readable_store()?;
             let result = guarded(|| op(&store));
             match &result {
                 Err(_) if !self.shared.is_current(&store) => {}
@@ -182,11 +182,24 @@ impl History for SledHistory {
         before: Option<u64>,
         limit: usize,
     ) -> io::Result<Vec<HistoryRecord>> {
-        self.read(|store| store.of_object(object, before, limit.min(READ_LIMIT_MAX)))
+        let limit = limit.min(READ_LIMIT_MAX);
+        let mut lines = self.shared.unwritten(|line| line.object == object, before);
+        let written = self.read(|store| store.of_object(object, before, limit))?;
+        add_older(&mut lines, written);
+        lines.truncate(limit);
+        Ok(lines)
     }
 
     fn latest(&self, before: Option<u64>, limit: usize) -> io::Result<Vec<HistoryRecord>> {
-        self.read(|store| store.latest(before, limit.min(READ_LIMIT_MAX)))
+        let limit = limit.min(READ_LIMIT_MAX);
+        let mut lines = self.shared.unwritten(|_| true, before);
+        let written = self.read(|store| store.latest(before, limit))?;
+        add_older(&mut lines, written);
+        // A version is never cut in two.
+        if let Some(last) = lines.get(limit.saturating_sub(1)).map(|line| line.version) {
+            lines.retain(|line| line.version >= last);
+        }
+        Ok(lines)
     }
 
     fn extent(&self, object: &[u8]) -> io::Result<Extent> {
@@ -454,9 +467,41 @@ impl Shared {
         queue.waits_for_space = false;
     }
 
+    /// The lines that are queued before the call and cannot be written for want of space, as far as they
+    /// are asked for, in the order of [`History::latest`]. Take them before what is written: a line may
+    /// be in both, and none is in neither.
+    fn unwritten(
+        &self,
+        wanted: impl Fn(&HistoryRecord) -> bool,
+        before: Option<u64>,
+    ) -> Vec<HistoryRecord> {
+        if self.settle().is_ok() {
+            return Vec::new();
+        }
+        let queue = lock(&self.queue);
+        let lines = queue.entries.iter().flat_map(|(_, _, records)| records);
+        let lines = lines.filter(|line| before.is_none_or(|before| line.version < before));
+        let mut lines: Vec<_> = lines.filter(|line| wanted(line)).cloned().collect();
+        lines.sort_by(|a, b| (b.version, &b.object).cmp(&(a.version, &a.object)));
+        lines
+    }
+
+    /// The store, once everything queued before the call is in it, or waits for space.
+    fn readable_store(&self) -> io::Result<Arc<Store>> {
+        match self.settle() {
+            Err(why) if why.kind() == io::ErrorKind::StorageFull => {}
+            settled => settled?,
+        }
+        self.open_store()
+    }
+
     /// The store, once everything queued before the call is in it.
     fn settled_store(&self) -> io::Result<Arc<Store>> {
         self.settle()?;
+        self.open_store()
+    }
+
+    fn open_store(&self) -> io::Result<Arc<Store>> {
         {
             let queue = lock(&self.queue);
             if queue.closed {
@@ -556,6 +601,18 @@ fn write_until_closed(shared: &Shared, outgrown: bool) {
         queue.done += entries as u64;
         drop(queue);
         shared.moved.notify_all();
+    }
+}
+
+/// Adds lines that are older, or the same that are there.
+fn add_older(lines: &mut Vec<HistoryRecord>, older: Vec<HistoryRecord>) {
+    let known = lines.len();
+    for line in older {
+        let same =
+            |have: &HistoryRecord| (have.version, &have.object) == (line.version, &line.object);
+        if !lines[..known].iter().any(same) {
+            lines.push(line);
+        }
     }
 }
 
