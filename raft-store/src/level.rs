@@ -28,7 +28,7 @@ use crate::plan::ChangeRequest;
 pub const FIRST_LEVEL: u32 = 1;
 
 /// The level of this release. Whoever adds something that an older release cannot read adds a row
-/// to [`BROUGHT`] and to the table above, and raises this.
+/// to the list below and to the table above, and raises this.
 pub const FEATURE_LEVEL: u32 = 1;
 
 /// What came after the first level, and with which.
