@@ -5,6 +5,7 @@
 
 pub mod durable;
 pub mod freshness;
+pub mod judge;
 pub mod never_back;
 pub mod registers;
 

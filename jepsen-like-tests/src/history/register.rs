@@ -1,4 +1,4 @@
-//! What clients did and what they were told: the only thing that checkers look at.
+//! Operations on registers: what clients asked for and what they were told.
 //!
 //! A *register* is one object that is only written conditionally, each time with a value of its
 //! own. Times are nanoseconds of one monotonic clock, so that "before" means the same for all
@@ -7,11 +7,13 @@
 //! What must hold: nothing is guessed. A write that got no answer is [`Outcome::Unknown`], also if
 //! it seems certain that it failed.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 /// What an operation asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
     /// Read the register.
     Read,
@@ -25,7 +27,8 @@ pub enum Action {
 }
 
 /// A register as somebody saw it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Seen {
     /// Its version.
     pub version: u64,
@@ -34,7 +37,8 @@ pub struct Seen {
 }
 
 /// What an operation came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Outcome {
     /// A read: what was there when it was decided, `None` if the register did not exist.
     Read {
@@ -62,7 +66,8 @@ pub enum Outcome {
 }
 
 /// One operation on one register.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Operation {
     /// Who; one client does one thing at a time.
     pub client: u32,
@@ -91,56 +96,5 @@ impl Operation {
     /// Whether it is a write that was acknowledged.
     pub fn is_acknowledged(&self) -> bool {
         matches!(self.outcome, Outcome::Written { .. })
-    }
-}
-
-/// Collects operations of all clients. Clones share everything.
-#[derive(Clone, Debug)]
-pub struct Recorder {
-    begin: Instant,
-    operations: Arc<Mutex<Vec<Operation>>>,
-}
-
-impl Default for Recorder {
-    fn default() -> Recorder {
-        Recorder {
-            begin: Instant::now(),
-            operations: Arc::default(),
-        }
-    }
-}
-
-impl Recorder {
-    /// Now, in nanoseconds since this recorder was made.
-    pub fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// Adds an operation.
-    pub fn add(&self, operation: Operation) {
-        self.operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(operation);
-    }
-
-    /// Everything so far.
-    pub fn operations(&self) -> Vec<Operation> {
-        self.operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// How many operations there are so far for which something holds.
-    pub fn count(&self, holds: impl Fn(&Operation) -> bool) -> usize {
-        let operations = self
-            .operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        operations
-            .iter()
-            .filter(|operation| holds(operation))
-            .count()
     }
 }
