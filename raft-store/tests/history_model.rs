@@ -430,6 +430,41 @@ proptest! {
     }
 }
 
+/// A refill may hold a version beyond the entries that follow. What comes below it is older than
+/// what was the oldest, and goes when its time has come.
+#[test]
+fn what_is_older_than_the_oldest_so_far_goes_in_time() {
+    let keep = |since_ms| Step::Keep(Keep { since_ms, ..KEEP });
+    let record = || Step::Record {
+        after: 1,
+        objects: vec![(1, 0)],
+    };
+    let ahead = Step::Replace {
+        applied: 1,
+        records: vec![(0, u64::MAX)],
+    };
+    run(vec![ahead, keep(6), record(), record(), record(), record()]);
+}
+
+/// An entry that comes again changes nothing, also where it travels in one batch with the first.
+#[test]
+fn an_entry_that_comes_again_with_the_next_one_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = HistoryOptions {
+        queue_len_max: 10,
+        ..options()
+    };
+    let history = match SledHistory::open(dir.path(), options).unwrap() {
+        Opened::Ready(history) => history,
+        Opened::Rebuilt { why, .. } => panic!("an undamaged store was rebuilt: {why}"),
+    };
+    history.record(1, lines(&[(1, 0)], 1));
+    history.record(1, lines(&[(2, 0)], 2));
+    history.record(2, Vec::new());
+    assert_eq!(history.drain().unwrap(), 2);
+    assert_eq!(history.latest(None, 10).unwrap(), lines(&[(1, 0)], 1));
+}
+
 /// A snapshot is copied out while entries go on being written and old records trimmed. A node that
 /// is refilled from it and replays the entries since keeps exactly what this one keeps.
 #[test]

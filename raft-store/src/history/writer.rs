@@ -46,7 +46,8 @@ pub(super) struct Writer {
     pub(super) keep: Keep,
     /// No object has more records than this.
     longest_max: usize,
-    /// No record is of an earlier time: times rise with versions.
+    /// No record is of an earlier time: times rise with versions, so what comes after all others
+    /// leaves it true.
     oldest_ms: u64,
     pub(super) store: Arc<Store>,
     pub(super) totals: Totals,
@@ -161,10 +162,11 @@ impl Writer {
     /// trimmed is what one batch for each would have trimmed: what goes has enough newer ones, and
     /// goes on having them.
     pub(super) fn entries(&mut self, entries: Vec<Entry>) -> io::Result<u64> {
-        let held = self.totals.applied;
-        let new = entries.into_iter().filter(|(at, ..)| *at > held);
-        let mut new = new.peekable();
+        let mut new = entries.into_iter().peekable();
         while let Some((mut applied, keep, mut records)) = new.next() {
+            if applied <= self.totals.applied {
+                continue; // It is here already.
+            }
             self.keep = keep;
             let mut oldest_ms = None;
             while let Some((at, keep, more)) = new.next_if(|(at, next, _)| {
@@ -173,10 +175,8 @@ impl Writer {
                 (applied, self.keep) = (at, keep);
                 records.extend(more);
             }
-            if applied > self.totals.applied {
-                self.make_room()?;
-                self.write(applied, true, records)?;
-            }
+            self.make_room()?;
+            self.write(applied, true, records)?;
         }
         Ok(self.totals.applied)
     }
@@ -329,6 +329,9 @@ impl Writer {
             totals.sum = totals.sum.wrapping_add(weight(&key, &value));
             batch.insert(index.as_slice(), frame(&index, &[]));
             batch.insert(key, value);
+            if self.span.is_some_and(|(_, newest)| id.0 < newest) {
+                self.oldest_ms = 0; // Not known any more.
+            }
             self.span = Some(
                 self.span
                     .map_or((id.0, id.0), |(low, high)| (low.min(id.0), high.max(id.0))),
