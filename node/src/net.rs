@@ -43,12 +43,25 @@ pub trait Connect: Send + Sync + 'static {
 }
 
 /// Connects by TCP, without delay of small packets.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpConnect;
+#[derive(Clone, Debug, Default)]
+pub struct TcpConnect {
+    via: BTreeMap<String, String>,
+}
+
+impl TcpConnect {
+    /// Connects to an address that is a key of `via` at the address it names instead.
+    pub fn via(via: BTreeMap<String, String>) -> TcpConnect {
+        TcpConnect { via }
+    }
+}
 
 impl Connect for TcpConnect {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<BoxedIo>> {
-        let address = address.to_owned();
+        let address = self
+            .via
+            .get(address)
+            .map_or(address, String::as_str)
+            .to_owned();
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
@@ -439,6 +452,19 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Stalling<T> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn an_address_is_reached_by_the_other_one_that_was_given() {
+        let (there, tunnel) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let (there, via) = (Listen::address(&there), Listen::address(&tunnel));
+        let connect = TcpConnect::via(BTreeMap::from([(there.clone(), via)]));
+        let (connected, accepted) = tokio::join!(connect.connect(&there), tunnel.accept());
+        assert!(connected.is_ok() && accepted.is_ok());
+        assert!(TcpConnect::default().connect("127.0.0.1:1").await.is_err());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_cut_host_refuses_and_its_connections_end() {

@@ -7,6 +7,7 @@
 //!
 //! Left out: opening anything (`cli/serve.rs`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -69,6 +70,16 @@ pub struct Given {
     )]
     pub join: Option<Vec<String>>,
 
+    /// Reach the peer address of another node by way of another address, such as the near end of a
+    /// tunnel, wherever that peer address is met: in --join or later
+    #[arg(
+        long,
+        env = "PENNON_PEER_VIA",
+        value_name = "PEER=ADDRESS,…",
+        value_delimiter = ','
+    )]
+    pub peer_via: Option<Vec<String>>,
+
     /// How many nodes form the cluster [default: as many as --join names]
     #[arg(long, env = "PENNON_EXPECT", value_name = "N")]
     pub expect: Option<u32>,
@@ -117,6 +128,8 @@ pub struct Settings {
     pub peer_advertise: Option<String>,
     /// Who forms the cluster; empty for a single node.
     pub join: Vec<String>,
+    /// By which address another node's peer address is reached, where that is another one.
+    pub peer_via: BTreeMap<String, String>,
     /// How many form it, from 1.
     pub expect: u32,
     /// Whether it joins a cluster without a vote.
@@ -179,6 +192,7 @@ impl Given {
             advertise: self.advertise.or(below.advertise),
             peer_advertise: self.peer_advertise.or(below.peer_advertise),
             join: self.join.or(below.join),
+            peer_via: self.peer_via.or(below.peer_via),
             expect: self.expect.or(below.expect),
             learner: self.learner.or(below.learner),
             insecure: self.insecure.or(below.insecure),
@@ -223,6 +237,7 @@ impl Given {
             advertise: self.advertise,
             peer_advertise: self.peer_advertise,
             join,
+            peer_via: parse_via(&self.peer_via.unwrap_or_default())?,
             expect,
             learner,
             insecure: self.insecure.unwrap_or(false),
@@ -339,6 +354,31 @@ fn check_address(name: &str, address: Option<&String>) -> Result<(), SettingsErr
     }
 }
 
+/// Reads `PEER=ADDRESS` pairs.
+fn parse_via(pairs: &[String]) -> Result<BTreeMap<String, String>, SettingsError> {
+    let mut via = BTreeMap::new();
+    for pair in pairs
+        .iter()
+        .map(|pair| pair.trim())
+        .filter(|pair| !pair.is_empty())
+    {
+        let Some((peer, address)) = pair.split_once('=') else {
+            return refused(format!(
+                "--peer-via {pair:?} is no pair: write PEER=ADDRESS, for example 10.0.0.2:7500=127.0.0.1:9500"
+            ));
+        };
+        let (peer, address) = (peer.trim().to_owned(), address.trim().to_owned());
+        check_address("--peer-via", Some(&peer))?;
+        check_address("--peer-via", Some(&address))?;
+        if let Some(other) = via.insert(peer.clone(), address) {
+            return refused(format!(
+                "--peer-via names {peer} twice, once as {other}: leave one out"
+            ));
+        }
+    }
+    Ok(via)
+}
+
 /// Reads `128MiB` and the like.
 fn parse_size(name: &str, text: &str) -> Result<u64, SettingsError> {
     let text = text.trim();
@@ -395,6 +435,15 @@ mod tests {
     }
 
     #[test]
+    fn ways_to_peers_are_pairs() {
+        let via = resolved("peer-via = [\"a:1=b:2\", \" [::1]:3 = c:4 \"]")
+            .unwrap()
+            .peer_via;
+        let pair = |peer: &str, address: &str| (peer.to_owned(), address.to_owned());
+        assert_eq!(via, [pair("a:1", "b:2"), pair("[::1]:3", "c:4")].into());
+    }
+
+    #[test]
     fn sizes_have_units() {
         for (text, size) in [
             ("0", 0),
@@ -441,6 +490,9 @@ mod tests {
             ("listen = \"localhost\"".to_owned(), "HOST:PORT"),
             ("listen = \"::1:7400\"".to_owned(), "HOST:PORT"),
             ("advertise = \"http://a:1\"".to_owned(), "--advertise"),
+            ("peer-via = [\"a:1\"]".to_owned(), "PEER=ADDRESS"),
+            ("peer-via = [\"a:1=b\"]".to_owned(), "HOST:PORT"),
+            ("peer-via = [\"a:1=b:1\", \"a:1=c:1\"]".to_owned(), "twice"),
             (
                 "listen = \"127.0.0.1:7500\"".to_owned(),
                 "both 127.0.0.1:7500",

@@ -26,6 +26,7 @@ use super::failure::{Exit, Failure};
 use super::serve;
 use super::signals::Signals;
 use super::terminal::{Terminal, counted};
+use crate::net::TcpConnect;
 use crate::server::{Node, NodeOptions};
 
 /// Nodes of a dev cluster at most.
@@ -230,7 +231,7 @@ async fn start(
             expect,
             ..NodeOptions::single(&name)
         };
-        match serve::start(options, data.join(&name), api, peer).await {
+        match serve::start(options, data.join(&name), TcpConnect::default(), api, peer).await {
             Ok(node) => nodes.push(node),
             Err(failure) => {
                 join_all(nodes.into_iter().map(Node::shutdown)).await;

@@ -72,7 +72,8 @@ pub(crate) async fn run(command: ServeCommand) -> Result<(), Failure> {
         },
         ..NodeOptions::single(&settings.name)
     };
-    let node = start(options, settings.data.clone(), api, peer).await?;
+    let connect = TcpConnect::via(settings.peer_via.clone());
+    let node = start(options, settings.data.clone(), connect, api, peer).await?;
     tracing::info!(
         "{} listens: {urls}; data in {}",
         settings.name,
@@ -128,6 +129,7 @@ async fn announce(node: &Node, name: &str, urls: &str) {
 pub(crate) async fn start(
     options: NodeOptions,
     data: PathBuf,
+    connect: TcpConnect,
     api: TcpListener,
     peer: TcpListener,
 ) -> Result<Node, Failure> {
@@ -135,7 +137,7 @@ pub(crate) async fn start(
     let surroundings = Surroundings {
         storage: Storage::Directory(data),
         clock: Arc::new(SystemClock),
-        connect: Arc::new(TcpConnect),
+        connect: Arc::new(connect),
         seed: random.random(),
         api: Box::new(api),
         peer: Box::new(peer),
