@@ -25,6 +25,7 @@ pub mod mounts;
 pub mod places;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod streams;
 pub mod workloads;
 
