@@ -3,17 +3,18 @@
 //! `g<16 digits>/` is one database (a *generation*); a refill fills the next one aside and then
 //! drops the old. Every value is `format u8, crc32 u32 LE over (format, key, body), body`.
 //! ```text
-//! "m"                                  complete u8, applied u64, count u64, sum u64 (little-endian)
-//! "v" version u64 BE, object           the record's body
-//! "o" object escaped, version u64 BE   nothing: the way from an object to its versions
-//! "c" object                           how many records the object has, u64 LE
+//! "m"                          complete u8, applied u64, count u64, sum u64 (little-endian)
+//! "v" version u64 BE, object   the record's body
 //! ```
 //! The body stands under the version because that is the order in which it is written, dropped and
-//! copied into snapshots.
+//! copied into snapshots. Which versions an object has is kept in memory ([`Index`]), made when all
+//! is checked at open: each key more in sled cost a quarter of a write, and a line here 8 bytes.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -25,8 +26,8 @@ const FORMAT: u8 = 1;
 const FRAME_LEN: usize = 5;
 pub(super) const META_KEY: &[u8] = b"m";
 pub(super) const VERSIONS: u8 = b'v';
-const OBJECTS: u8 = b'o';
-const COUNTS: u8 = b'c';
+/// An index by object that earlier stores had in sled.
+const OBSOLETE: [u8; 2] = [b'o', b'c'];
 /// Records read at a time; bounds memory.
 const CHUNK_LEN_MAX: usize = 512;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -79,6 +80,54 @@ pub(super) struct Checked {
 /// A record's place in the order of age.
 pub(super) type Id = (u64, Vec<u8>);
 
+/// The versions of each object, oldest first. No object without one.
+#[derive(Debug, Default)]
+pub(super) struct Index(BTreeMap<Vec<u8>, VecDeque<u64>>);
+
+impl Index {
+    pub(super) fn versions(&self, object: &[u8]) -> impl DoubleEndedIterator<Item = u64> {
+        self.0.get(object).into_iter().flatten().copied()
+    }
+
+    pub(super) fn count(&self, object: &[u8]) -> u64 {
+        self.0.get(object).map_or(0, VecDeque::len) as u64
+    }
+
+    /// The objects with more than `max` versions.
+    pub(super) fn longer_than(&self, max: usize) -> Vec<Vec<u8>> {
+        let long = self.0.iter().filter(|(_, versions)| versions.len() > max);
+        long.map(|(object, _)| object.clone()).collect()
+    }
+
+    pub(super) fn add(&mut self, object: &[u8], version: u64) {
+        let versions = match self.0.get_mut(object) {
+            Some(versions) => versions,
+            None => self.0.entry(object.to_vec()).or_default(),
+        };
+        // Nearly always the newest.
+        if versions.back().is_none_or(|newest| *newest < version) {
+            versions.push_back(version);
+        } else if let Err(at) = versions.binary_search(&version) {
+            versions.insert(at, version);
+        }
+    }
+
+    pub(super) fn remove(&mut self, object: &[u8], version: u64) {
+        let Some(versions) = self.0.get_mut(object) else {
+            return;
+        };
+        // Nearly always the oldest, which is found at once.
+        if let Some(at) = versions.iter().position(|held| *held >= version)
+            && versions.get(at) == Some(&version)
+        {
+            versions.remove(at);
+        }
+        if versions.is_empty() {
+            self.0.remove(object);
+        }
+    }
+}
+
 /// One open sled database. Reading only; the [`Writer`](super::writer::Writer) writes.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -86,6 +135,7 @@ pub(super) struct Store {
     /// The data file, opened beside sled to sync it; kept open so that no write error is missed.
     pub(super) file: File,
     pub(super) path: PathBuf,
+    index: RwLock<Index>,
 }
 
 impl Store {
@@ -100,10 +150,25 @@ impl Store {
             db,
             file,
             path: path.to_owned(),
+            index: RwLock::default(),
         })
     }
 
-    /// Reads everything once and compares all the ways in which it is said how much there is.
+    pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it holds what only earlier stores had.
+    pub(super) fn is_obsolete(&self) -> bool {
+        let mut kinds = OBSOLETE.into_iter();
+        kinds.any(|kind| self.db.scan_prefix([kind]).next().is_some())
+    }
+
+    /// Reads everything once, makes the index of it, and compares it with what the totals say.
     pub(super) fn check(&self) -> io::Result<Checked> {
         let totals = match self.db.get(META_KEY).map_err(trouble)? {
             None if self.db.is_empty() => return Ok(Checked::default()),
@@ -111,23 +176,19 @@ impl Store {
             Some(value) => unframe(META_KEY, &value).and_then(Totals::decode),
         };
         let totals = totals.ok_or_else(|| damaged("the totals are damaged".to_owned()))?;
-        let (mut found, mut keys, mut span, mut live) = (
-            Totals {
-                sum: 0,
-                count: 0,
-                ..totals
-            },
-            0u64,
-            None,
-            0,
-        );
+        let mut found = Totals {
+            sum: 0,
+            count: 0,
+            ..totals
+        };
+        let (mut index, mut span, mut live) = (Index::default(), None, 0);
         for pair in self.db.scan_prefix([VERSIONS]) {
             let (key, value) = pair.map_err(trouble)?;
             let record = decode_record(&key, &value)?;
             found.count += 1;
             found.sum = found.sum.wrapping_add(weight(&key, &value));
             live += live_bytes(&key, &value);
-            keys = keys.wrapping_add(xxh3_64_with_seed(&key, 0));
+            index.add(&record.object, record.version);
             let (low, _) = span.unwrap_or((record.version, 0));
             span = Some((low, record.version));
         }
@@ -136,11 +197,7 @@ impl Store {
                 "the totals say {totals:?}, the records {found:?}"
             )));
         }
-        if self.check_objects()? != keys {
-            return Err(damaged(
-                "the index by object is not that of the records".to_owned(),
-            ));
-        }
+        *self.index_mut() = index;
         Ok(Checked { totals, span, live })
     }
 
@@ -150,72 +207,6 @@ impl Store {
             let (key, value) = pair.map_err(trouble)?;
             Ok(live + live_bytes(&key, &value))
         })
-    }
-
-    /// Checks the index by object against the counts; returns the sum over the records' keys as the
-    /// index knows them.
-    pub(super) fn check_objects(&self) -> io::Result<u64> {
-        let (mut keys, mut objects) = (0u64, 0usize);
-        let mut current: Option<(Vec<u8>, u64)> = None;
-        let verify = |object: &[u8], count: u64| match self.count_of(object)? {
-            found if found == count => Ok(()),
-            found => Err(damaged(format!(
-                "an object has {count} records, its count says {found}"
-            ))),
-        };
-        for pair in self.db.scan_prefix([OBJECTS]) {
-            let (key, value) = pair.map_err(trouble)?;
-            let (object, version) = decode_object_key(&key)?;
-            unframe(&key, &value).ok_or_else(|| damaged("an index value is damaged".to_owned()))?;
-            keys = keys.wrapping_add(xxh3_64_with_seed(&version_key(version, &object), 0));
-            current = match current {
-                Some((same, count)) if same == object => Some((same, count + 1)),
-                before => {
-                    before.map_or(Ok(()), |(object, count)| verify(&object, count))?;
-                    objects += 1;
-                    Some((object, 1))
-                }
-            };
-        }
-        current.map_or(Ok(()), |(object, count)| verify(&object, count))?;
-        if self.db.scan_prefix([COUNTS]).count() != objects {
-            return Err(damaged(
-                "there are counts of objects without records".to_owned(),
-            ));
-        }
-        Ok(keys)
-    }
-
-    pub(super) fn count_of(&self, object: &[u8]) -> io::Result<u64> {
-        let key = count_key(object);
-        let Some(value) = self.db.get(&key).map_err(trouble)? else {
-            return Ok(0);
-        };
-        let body = unframe(&key, &value).and_then(|body| body.try_into().ok());
-        body.map(u64::from_le_bytes)
-            .ok_or_else(|| damaged("a count is damaged".to_owned()))
-    }
-
-    /// The ids of one object, oldest first.
-    pub(super) fn versions_of(&self, object: &[u8]) -> impl Iterator<Item = io::Result<Id>> {
-        self.db
-            .scan_prefix(object_prefix(object))
-            .keys()
-            .map(|key| {
-                let (object, version) = decode_object_key(&key.map_err(trouble)?)?;
-                Ok((version, object))
-            })
-    }
-
-    /// Every object, and how many records it has.
-    pub(super) fn counts(&self) -> io::Result<Vec<(Vec<u8>, u64)>> {
-        let keys = self.db.scan_prefix([COUNTS]).keys();
-        let objects = keys.map(|key| {
-            let object = key.map_err(trouble)?[1..].to_vec();
-            let count = self.count_of(&object)?;
-            Ok((object, count))
-        });
-        objects.collect()
     }
 
     /// All records, oldest first.
@@ -241,18 +232,18 @@ impl Store {
         before: Option<u64>,
         limit: usize,
     ) -> io::Result<Vec<HistoryRecord>> {
-        let prefix = object_prefix(object);
-        let mut end = prefix.clone();
-        // Past every version: no version continues with two 0xFF bytes and more.
-        end.extend_from_slice(
-            &before.map_or([0xFF; 9].to_vec(), |before| before.to_be_bytes().to_vec()),
-        );
-        let mut records = Vec::new();
-        for pair in self.db.range(prefix..end).rev().take(limit) {
-            let (index, _) = pair.map_err(trouble)?;
-            let (object, version) = decode_object_key(&index)?;
-            let key = version_key(version, &object);
-            // Missing means trimmed since the line above: the check at open ruled out the rest.
+        let below = |version: &u64| before.is_none_or(|before| *version < before);
+        let versions = self
+            .index()
+            .versions(object)
+            .rev()
+            .filter(below)
+            .take(limit)
+            .collect::<Vec<_>>();
+        let mut records = Vec::with_capacity(versions.len());
+        for version in versions {
+            let key = version_key(version, object);
+            // Missing means trimmed since the line above.
             if let Some(value) = self.db.get(&key).map_err(trouble)? {
                 records.push(decode_record(&key, &value)?);
             }
@@ -295,10 +286,11 @@ impl Store {
                 .ok_or_else(|| damaged("the totals are damaged".to_owned()))?,
         };
         let oldest = self.ids().next().transpose()?;
-        let oldest_of_object = self.versions_of(object).next().transpose()?;
+        let index = self.index();
+        let oldest_of_object = index.versions(object).next();
         Ok(Extent {
-            oldest_of_object: oldest_of_object.map(|(version, _)| version),
-            of_object: self.count_of(object)?,
+            oldest_of_object,
+            of_object: index.count(object),
             of_all: totals.count,
             oldest: oldest.map(|(version, _)| version),
         })
@@ -342,49 +334,6 @@ pub(super) fn decode_version_key(key: &[u8]) -> io::Result<Id> {
     Ok((u64::from_be_bytes(version), object.to_vec()))
 }
 
-pub(super) fn count_key(object: &[u8]) -> Vec<u8> {
-    [&[COUNTS], object].concat()
-}
-
-/// Zero bytes become `00 FF` and the end is `00 00`: no object's prefix is the start of another's,
-/// and the order stays that of the objects.
-pub(super) fn object_prefix(object: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(object.len() + 11);
-    key.push(OBJECTS);
-    for byte in object {
-        key.push(*byte);
-        if *byte == 0 {
-            key.push(0xFF);
-        }
-    }
-    key.extend_from_slice(&[0, 0]);
-    key
-}
-
-pub(super) fn object_key(object: &[u8], version: u64) -> Vec<u8> {
-    let mut key = object_prefix(object);
-    key.extend_from_slice(&version.to_be_bytes());
-    key
-}
-
-pub(super) fn decode_object_key(key: &[u8]) -> io::Result<(Vec<u8>, u64)> {
-    let bad = || damaged("a key of the index by object is damaged".to_owned());
-    let (head, version) = key.split_last_chunk::<8>().ok_or_else(bad)?;
-    let body = head
-        .strip_prefix(&[OBJECTS])
-        .and_then(|rest| rest.strip_suffix(&[0, 0]))
-        .ok_or_else(bad)?;
-    let mut object = Vec::with_capacity(body.len());
-    let mut bytes = body.iter();
-    while let Some(byte) = bytes.next() {
-        if *byte == 0 && bytes.next() != Some(&0xFF) {
-            return Err(bad());
-        }
-        object.push(*byte);
-    }
-    Ok((object, u64::from_be_bytes(*version)))
-}
-
 /// The key is under the crc too, so that a value in another's place is found.
 pub(super) fn frame_crc(key: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -407,10 +356,10 @@ pub(super) fn unframe<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     (head[0] == FORMAT && head[1..] == frame_crc(key, body).to_le_bytes()).then_some(body)
 }
 
-/// What a record needs on disk, about: itself, its place in the index, its part of the count.
+/// What a record needs on disk, about.
 fn live_bytes(key: &[u8], value: &[u8]) -> u64 {
-    const OVERHEAD: usize = 64;
-    (2 * key.len() + value.len() + OVERHEAD) as u64
+    const OVERHEAD: usize = 32;
+    (key.len() + value.len() + OVERHEAD) as u64
 }
 
 /// What a record adds to the sum: its key and, through the crc in its frame, its body.
@@ -454,26 +403,21 @@ mod tests {
     }
 
     #[test]
-    fn the_index_keeps_the_order_of_objects_and_versions() {
-        let objects: [&[u8]; 8] = [b"", b"\0", b"\0\0", b"\0\xFF", b"a", b"a\0", b"a\0b", b"ab"];
-        let ids = objects
-            .iter()
-            .flat_map(|object| [0, 7, 255, u64::MAX].map(|version| (*object, version)));
-        let keys: Vec<_> = ids
-            .clone()
-            .map(|(object, version)| object_key(object, version))
-            .collect();
-        assert!(keys.is_sorted_by(|a, b| a < b));
-        for ((object, version), key) in ids.zip(&keys) {
-            assert_eq!(decode_object_key(key).unwrap(), (object.to_vec(), version));
+    fn the_index_keeps_versions_in_order() {
+        let mut index = Index::default();
+        for version in [5, 9, 7, 9, 1] {
+            index.add(b"a", version);
         }
-        for bad in [
-            &b"o"[..],
-            b"v\0\0\0\0\0\0\0\0\0\0",
-            b"oa\0b\0\0\0\0\0\0\0\0\0\0",
-        ] {
-            assert!(decode_object_key(bad).is_err());
+        index.add(b"b", 3);
+        assert_eq!(index.versions(b"a").collect::<Vec<_>>(), [1, 5, 7, 9]);
+        assert_eq!(index.longer_than(1), [b"a"]);
+        for version in [7, 8, 1, 0, 10] {
+            index.remove(b"a", version);
         }
+        assert_eq!(index.versions(b"a").collect::<Vec<_>>(), [5, 9]);
+        index.remove(b"b", 3);
+        assert_eq!((index.count(b"a"), index.count(b"b")), (2, 0));
+        assert_eq!(index.0.len(), 1);
     }
 
     /// A change here is a new format number.
@@ -491,11 +435,6 @@ mod tests {
             b"\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
         );
         assert_eq!(version_key(258, b"x"), b"v\0\0\0\0\0\0\x01\x02x");
-        assert_eq!(
-            object_key(b"x\0y", 258),
-            b"ox\0\xFFy\0\0\0\0\0\0\0\0\x01\x02"
-        );
-        assert_eq!(count_key(b"x"), b"cx");
         // crc32 of 01 6b 62 6f 64 79.
         assert_eq!(frame(b"k", b"body")[..1], [1]);
         assert_eq!(

@@ -16,10 +16,7 @@ use super::files::{
     damaged, dir_bytes, discard, disk_bytes, generation_path, generations, guarded,
     remove_generating, trouble, wait_unlocked,
 };
-use super::store::{
-    Checked, Id, META_KEY, Store, Totals, VERSIONS, count_key, frame, object_key, version_key,
-    weight,
-};
+use super::store::{Checked, Id, META_KEY, Store, Totals, VERSIONS, frame, version_key, weight};
 use super::{HistoryOptions, HistoryRecord, Keep, entry_bytes, record_bytes};
 
 /// Records refilled at a time.
@@ -105,6 +102,7 @@ impl Writer {
             outgrown: false,
         };
         writer.compare(disk_bytes(&writer.store.path), live);
+        writer.outgrown |= writer.store.is_obsolete();
         Ok(writer)
     }
 
@@ -204,13 +202,21 @@ impl Writer {
     fn make_room(&mut self) -> io::Result<()> {
         let per_object_max = self.keep.per_object_max.max(1);
         if per_object_max < self.longest_max {
-            for (object, count) in self.store.counts()? {
-                let mut excess = count.saturating_sub(per_object_max as u64);
-                while excess > 0 {
-                    let some = excess.min(CHUNK_LEN_MAX as u64);
-                    let stored = self.store.versions_of(&object);
-                    self.remove(&oldest(stored, std::iter::empty(), &BTreeSet::new(), some)?)?;
-                    excess -= some;
+            let long = self.store.index().longer_than(per_object_max);
+            for object in long {
+                let excess = self.store.index().count(&object) as usize - per_object_max;
+                let versions = self
+                    .store
+                    .index()
+                    .versions(&object)
+                    .take(excess)
+                    .collect::<Vec<_>>();
+                for some in versions.chunks(CHUNK_LEN_MAX) {
+                    let ids: Vec<Id> = some
+                        .iter()
+                        .map(|version| (*version, object.clone()))
+                        .collect();
+                    self.remove(&ids)?;
                 }
             }
         }
@@ -247,36 +253,32 @@ impl Writer {
     }
 
     fn remove(&mut self, ids: &[Id]) -> io::Result<()> {
-        let (mut totals, mut counts) = (self.totals, BTreeMap::new());
+        let mut totals = self.totals;
         let mut batch = sled::Batch::default();
         for id in ids {
             totals.sum = totals.sum.wrapping_sub(self.weight_of(id)?.unwrap_or(0));
             totals.count -= 1;
-            *self.count_mut(&mut counts, &id.1)? -= 1;
             batch.remove(version_key(id.0, &id.1));
-            batch.remove(object_key(&id.1, id.0));
         }
-        self.commit(batch, counts, totals, RECORD_OVERHEAD * ids.len())
+        self.commit(batch, (&[], ids), totals, RECORD_OVERHEAD * ids.len())
     }
 
-    /// Adds counts and totals to a batch, and writes it.
+    /// Adds the totals to a batch, writes it, and brings the index in line: what was added, what was
+    /// removed.
     fn commit(
         &mut self,
         mut batch: sled::Batch,
-        counts: BTreeMap<Vec<u8>, u64>,
+        (added, removed): (&[&Id], &[Id]),
         totals: Totals,
         bytes: usize,
     ) -> io::Result<()> {
-        for (object, count) in counts {
-            let key = count_key(&object);
-            match count {
-                0 => batch.remove(key),
-                count => batch.insert(key.as_slice(), frame(&key, &count.to_le_bytes())),
-            }
-        }
         batch.insert(META_KEY, frame(META_KEY, &totals.encode()));
         self.store.db.apply_batch(batch).map_err(trouble)?;
         self.totals = totals;
+        let mut index = self.store.index_mut();
+        added.iter().for_each(|id| index.add(&id.1, id.0));
+        removed.iter().for_each(|id| index.remove(&id.1, id.0));
+        drop(index);
         self.unflushed += bytes;
         if self.unflushed >= FLUSH_BYTES {
             // sled takes batches faster than it writes them, and keeps the rest in memory without
@@ -304,31 +306,32 @@ impl Writer {
             applied,
             ..self.totals
         };
-        let mut counts = BTreeMap::new();
+        let mut counts: BTreeMap<&[u8], u64> = BTreeMap::new();
         for id in staged.keys() {
             match self.weight_of(id)? {
                 Some(old) => totals.sum = totals.sum.wrapping_sub(old),
                 None => {
                     totals.count += 1;
-                    *self.count_mut(&mut counts, &id.1)? += 1;
+                    let held = || self.store.index().count(&id.1);
+                    *counts.entry(&id.1).or_insert_with(held) += 1;
                 }
             }
         }
-        let removed = self.trim(&staged, &mut counts, &mut totals)?;
+        let removed = self.trim(&staged, counts, &mut totals)?;
         let mut batch = sled::Batch::default();
         for id in &removed {
             if !staged.contains_key(id) {
                 totals.sum = totals.sum.wrapping_sub(self.weight_of(id)?.unwrap_or(0));
             }
             batch.remove(version_key(id.0, &id.1));
-            batch.remove(object_key(&id.1, id.0));
         }
+        let mut added = Vec::with_capacity(staged.len());
         for (id, body) in staged.iter().filter(|(id, _)| !removed.contains(*id)) {
-            let (key, index) = (version_key(id.0, &id.1), object_key(&id.1, id.0));
+            let key = version_key(id.0, &id.1);
             let value = frame(&key, body);
             totals.sum = totals.sum.wrapping_add(weight(&key, &value));
-            batch.insert(index.as_slice(), frame(&index, &[]));
             batch.insert(key, value);
+            added.push(id);
             if self.span.is_some_and(|(_, newest)| id.0 < newest) {
                 self.oldest_ms = 0; // Not known any more.
             }
@@ -337,54 +340,38 @@ impl Writer {
                     .map_or((id.0, id.0), |(low, high)| (low.min(id.0), high.max(id.0))),
             );
         }
-        self.commit(batch, counts, totals, bytes)
+        let removed: Vec<Id> = removed.into_iter().collect();
+        self.commit(batch, (&added, &removed), totals, bytes)
     }
 
     /// Which records have to go: the oldest of each object that has too many, then the oldest of
-    /// all.
+    /// all. `counts` says how many the objects have that get some.
     fn trim(
         &self,
         staged: &BTreeMap<Id, Bytes>,
-        counts: &mut BTreeMap<Vec<u8>, u64>,
+        counts: BTreeMap<&[u8], u64>,
         totals: &mut Totals,
     ) -> io::Result<BTreeSet<Id>> {
         let mut removed = BTreeSet::new();
         let per_object_max = self.keep.per_object_max.max(1) as u64;
-        for (object, count) in counts
-            .iter_mut()
-            .filter(|(_, count)| **count > per_object_max)
-        {
-            let excess = *count - per_object_max;
-            let ours = staged.keys().filter(|id| id.1 == *object).cloned();
-            removed.extend(oldest(
-                self.store.versions_of(object),
-                ours,
-                &BTreeSet::new(),
-                excess,
-            )?);
-            *count = per_object_max;
-            totals.count -= excess;
+        for (object, count) in counts {
+            let excess = count.saturating_sub(per_object_max);
+            if excess > 0 {
+                let index = self.store.index();
+                let stored = index
+                    .versions(object)
+                    .map(|version| Ok((version, object.to_vec())));
+                let ours = staged.keys().filter(|id| id.1 == object).cloned();
+                removed.extend(oldest(stored, ours, &BTreeSet::new(), excess)?);
+                totals.count -= excess;
+            }
         }
         let excess = totals.count.saturating_sub(self.keep.total_max.max(1));
         for id in oldest(self.store.ids(), staged.keys().cloned(), &removed, excess)? {
-            *self.count_mut(counts, &id.1)? -= 1;
             totals.count -= 1;
             removed.insert(id);
         }
         Ok(removed)
-    }
-
-    fn count_mut<'a>(
-        &self,
-        counts: &'a mut BTreeMap<Vec<u8>, u64>,
-        object: &[u8],
-    ) -> io::Result<&'a mut u64> {
-        if !counts.contains_key(object) {
-            counts.insert(object.to_vec(), self.store.count_of(object)?);
-        }
-        counts
-            .get_mut(object)
-            .ok_or_else(|| damaged("a count went missing".to_owned()))
     }
 
     fn weight_of(&self, id: &Id) -> io::Result<Option<u64>> {
