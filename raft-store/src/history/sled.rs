@@ -380,8 +380,12 @@ impl Shared {
         queue.entries.push_back((applied, keep, records));
         queue.bytes += bytes;
         queue.put += 1;
+        // While it gathers, only enough of it ends that.
+        let wake = queue.entries.len() == 1 || queue.is_much(&self.options);
         drop(queue);
-        self.work.notify_one();
+        if wake {
+            self.work.notify_one();
+        }
     }
 
     /// Waits until everything queued before the call has been dealt with.

@@ -62,6 +62,8 @@ pub(crate) struct Core {
     closing: bool,
     flushing: bool,
     flusher: Option<ThreadId>,
+    /// The thread sleeps until it is woken, and looks at nothing by itself before.
+    pub(crate) asleep: bool,
 }
 
 impl Core {
@@ -118,6 +120,7 @@ impl Shared {
             closing: false,
             flushing: false,
             flusher: None,
+            asleep: false,
         };
         Shared {
             options,
@@ -225,7 +228,8 @@ impl Shared {
                 core.queue(Work::Seal, Box::new(|_| {}));
                 continue;
             }
-            drop(if seal {
+            core.asleep = !seal;
+            let mut core = if seal {
                 let wait = self.options.idle_seal.saturating_sub(last_write.elapsed());
                 self.queued
                     .wait_timeout(core, wait)
@@ -235,7 +239,8 @@ impl Shared {
                 self.queued
                     .wait(core)
                     .unwrap_or_else(PoisonError::into_inner)
-            });
+            };
+            core.asleep = false;
         }
     }
 

@@ -264,9 +264,12 @@ impl LogStore for SegmentLog {
         let mut core = self.shared.lock();
         if core.committed != committed && core.refusal().is_none() {
             core.committed = committed;
+            // So that the thread begins to wait for its idle moment; mostly it does already.
+            let wake = core.asleep;
             drop(core);
-            // So that the thread begins to wait for its idle moment.
-            self.shared.wake();
+            if wake {
+                self.shared.wake();
+            }
         }
     }
 
