@@ -15,6 +15,7 @@
 
 pub mod bench;
 pub mod binary;
+pub mod chaos;
 pub mod checkers;
 pub mod cluster;
 pub mod disk_probe;
@@ -22,6 +23,7 @@ mod failure;
 pub mod history;
 pub mod http1;
 pub mod mounts;
+pub mod nemesis;
 pub mod places;
 pub mod ports;
 pub mod process;

@@ -48,6 +48,19 @@ impl SmallDisk {
         &self.path
     }
 
+    /// Unmounts it, after its files were copied to where it was.
+    ///
+    /// # Errors
+    /// When they cannot be.
+    pub fn replace_by_copy(self) -> Result<()> {
+        let aside = self.path.with_extension("copy");
+        copy(&self.path, &aside)?;
+        let path = self.path.clone();
+        drop(self);
+        fs::remove_dir(&path)?;
+        Ok(fs::rename(aside, path)?)
+    }
+
     /// Bytes that can still be written.
     ///
     /// # Errors
@@ -77,6 +90,19 @@ impl SmallDisk {
             }
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let there = to.join(path.file_name().unwrap_or_default());
+        match path.is_dir() {
+            true => copy(&path, &there)?,
+            false => fs::copy(&path, there).map(drop)?,
+        }
+    }
+    Ok(())
 }
 
 impl Drop for SmallDisk {

@@ -304,6 +304,7 @@ async fn prepare(cluster: &Cluster, recorder: &Recorder, clients: u32, seed: u64
     };
     let plan = Plan {
         addresses: cluster.addresses(),
+        own: Vec::new(),
         lasting: names("hot", 4),
         passing: names("passing", 2),
         clients,

@@ -5,7 +5,7 @@
 //! A request that was not answered is sent again under the same request id, to the next node, a few
 //! times; it stays one operation, and of unknown outcome if no answer ever comes (I9).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,7 +18,9 @@ use tokio::task::JoinSet;
 
 use crate::checkers::durable::Final;
 use crate::failure::{Failure, Result};
-use crate::history::{Action, Operation, Outcome, Recorder, Seen};
+use crate::history::{
+    Action, Attempt, Event, FinalRead, HistoryLine, Operation, Outcome, Recorder, Request, Seen,
+};
 use crate::http1::{Answer, Call, Connection, NoAnswer};
 
 /// Longest wait for one answer.
@@ -29,8 +31,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What the clients do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// API addresses; each client begins at another one.
+    /// API addresses of the nodes, in their order; each client begins at another one.
     pub addresses: Vec<String>,
+    /// The same for each client, where it has ways of its own; else empty.
+    pub own: Vec<Vec<String>>,
     /// The flags that are written and never deleted.
     pub lasting: Vec<Arc<str>>,
     /// The flags that are deleted and created as well.
@@ -101,6 +105,7 @@ pub fn start(plan: &Plan, recorder: &Recorder) -> Running {
             connection: None,
             recorder: recorder.clone(),
             count: 0,
+            attempts: Vec::new(),
         };
         tasks.spawn(worker.run(stop.clone()));
     }
@@ -117,6 +122,8 @@ struct Worker {
     connection: Option<Connection>,
     recorder: Recorder,
     count: u64,
+    /// Those of the operation under way.
+    attempts: Vec<Attempt>,
 }
 
 impl Worker {
@@ -151,6 +158,7 @@ impl Worker {
 
     async fn perform(&mut self, register: Arc<str>, action: Action) {
         self.count += 1;
+        self.attempts.clear();
         let id = format!("s{}-c{}-{}", self.plan.seed, self.client, self.count);
         let call = call(&register, &action, &id);
         let invoked = self.recorder.now();
@@ -171,13 +179,18 @@ impl Worker {
             }
         }
         let completed = self.recorder.now();
-        self.recorder.add(Operation {
+        let operation = Operation {
             client: self.client,
             register,
             invoked,
             completed,
             action,
             outcome,
+        };
+        self.recorder.add_request(Request {
+            operation,
+            request: Some(id.into()),
+            attempts: std::mem::take(&mut self.attempts),
         });
     }
 
@@ -189,7 +202,19 @@ impl Worker {
             _ => 0,
         };
         for _ in 0..=retries_max {
-            match self.attempt(call).await {
+            let sent = self.recorder.now();
+            let answer = self.attempt(call).await;
+            let told = match &answer {
+                Ok(answer) => Some(outcome(action, answer)),
+                Err(NoAnswer::Lost(_)) => Some(Outcome::Unknown),
+                Err(NoAnswer::NotSent(_)) => None,
+            };
+            self.attempts.extend(told.map(|outcome| Attempt {
+                node: u32::try_from(self.node % self.addresses().len()).ok(),
+                sent,
+                outcome,
+            }));
+            match answer {
                 Ok(answer) => match outcome(action, &answer) {
                     // Refused on the way says nothing about an attempt before it.
                     Outcome::NotDone => {}
@@ -209,11 +234,17 @@ impl Worker {
         }
     }
 
+    fn addresses(&self) -> &[String] {
+        let own = self.plan.own.get(self.client as usize);
+        own.unwrap_or(&self.plan.addresses)
+    }
+
     async fn attempt(&mut self, call: &Call) -> Result<Answer, NoAnswer> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let address = &self.plan.addresses[self.node % self.plan.addresses.len()];
+                let addresses = self.addresses();
+                let address = &addresses[self.node % addresses.len()];
                 Connection::open(address)
                     .await
                     .map_err(|why| NoAnswer::NotSent(why.to_string()))?
@@ -325,15 +356,22 @@ pub async fn read_all(plan: &Plan, recorder: &Recorder) -> Result<BTreeMap<Arc<s
             action,
             outcome,
         });
-        let versions = history_of(&mut connection, &register).await?;
+        let lines = history_of(&mut connection, &register).await?;
+        let versions = lines.iter().map(|line| line.version).collect();
+        recorder.add_event(Event::Final(FinalRead {
+            register: register.clone(),
+            seen: seen.clone(),
+            whole: lines.last().is_none_or(|first| first.previous.is_none()),
+            history: lines,
+        }));
         end.insert(register, Final { seen, versions });
     }
     Ok(end)
 }
 
-/// Every version in the history of a flag; none when it never existed.
-async fn history_of(connection: &mut Connection, register: &str) -> Result<BTreeSet<u64>> {
-    let (mut versions, mut before) = (BTreeSet::new(), String::new());
+/// The history of a flag, newest first; empty when it never existed.
+async fn history_of(connection: &mut Connection, register: &str) -> Result<Vec<HistoryLine>> {
+    let (mut lines, mut before) = (Vec::new(), String::new());
     loop {
         let path = format!("{}/history?limit=100{before}", path_of(register));
         let answer = connection
@@ -341,7 +379,7 @@ async fn history_of(connection: &mut Connection, register: &str) -> Result<BTree
             .await
             .map_err(Failure::new)?;
         if answer.status == StatusCode::NOT_FOUND {
-            return Ok(versions);
+            return Ok(lines);
         }
         let json = answer.json();
         let Some(items) = json["items"].as_array() else {
@@ -350,10 +388,17 @@ async fn history_of(connection: &mut Connection, register: &str) -> Result<BTree
                 answer.shown(),
             ));
         };
-        versions.extend(items.iter().filter_map(|item| item["version"].as_u64()));
+        lines.extend(items.iter().filter_map(|item| {
+            Some(HistoryLine {
+                version: item["version"].as_u64()?,
+                previous: item["previous_version"].as_u64(),
+                value: value_of(&item["value"]).map(Into::into),
+                request: item["request_id"].as_str().map(Into::into),
+            })
+        }));
         match json["next"].as_str() {
             Some(next) => before = format!("&before={next}"),
-            None => return Ok(versions),
+            None => return Ok(lines),
         }
     }
 }

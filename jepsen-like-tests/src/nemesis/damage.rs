@@ -1,0 +1,181 @@
+//! N8: a file of one node that does not run is damaged. The node then refuses to start, and comes back
+//! as a new member; or it has what it needs elsewhere, and goes on.
+//!
+//! What must hold: one node at a time, so that what it lost is still with a majority. A node that
+//! neither refuses nor opens its directory has not dealt with it.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::members::rejoin;
+use super::{Act, TARGET_MAX};
+use crate::chaos::fleet::{Claim, Fleet, LOOK_MAX, State};
+use crate::failure::{Failure, Result};
+use crate::http1::Call;
+
+/// Longest time for a node to refuse its directory or to open it. Other faults go on meanwhile.
+const DECIDED_MAX: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(super) async fn perform(act: &mut Act) -> Result<()> {
+    let arena = Arc::clone(&act.arena);
+    let Ok(_alone) = arena.damaging.try_lock() else {
+        return Err(Failure::new("another node is being damaged"));
+    };
+    let fleet = &arena.fleet;
+    let founders = 0..fleet.layout().size;
+    let running = act.shuffled(founders);
+    let look = || {
+        let mut free = fleet.free(State::Up);
+        free.retain(|at| running.contains(at));
+        fleet.claim(*running.iter().find(|at| free.contains(at))?)
+    };
+    let claim = act.wait_for(TARGET_MAX, look).await;
+    let claim = claim.ok_or_else(|| Failure::new("no node is free"))?;
+    act.asked(&[claim.at]);
+    fleet.kill(claim.at)?;
+    act.rest(act.planned.lasts).await;
+    let what = hurt(&fleet.data(claim.at), &mut act.random)?;
+    fleet.start(claim.at)?;
+    settle(act, fleet, &claim, &what).await
+}
+
+/// Waits for what the node makes of it, and has it rejoin if it refuses.
+async fn settle(act: &mut Act, fleet: &Fleet, claim: &Claim<'_>, what: &str) -> Result<()> {
+    let (at, name) = (claim.at, fleet.name(claim.at));
+    let end = Instant::now() + DECIDED_MAX;
+    loop {
+        if fleet.process_id(at).is_none() {
+            let output = fleet.output(at);
+            let last = output.lines().last().unwrap_or_default().to_owned();
+            act.acted(format!("{what}: {name} refused it: {last}"), 1);
+            fleet.set_state(at, State::Down);
+            rejoin(fleet, at).await?;
+            return Ok(());
+        }
+        // It says so once it has opened everything; whether it gets ready is up to the others, too.
+        if fleet
+            .ask(at, &Call::get("/v1/cluster"), LOOK_MAX)
+            .await
+            .is_ok()
+        {
+            act.acted(format!("{what}: {name} goes on"), 1);
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            act.complain(format!(
+                "{what}: {name} neither refused it nor opened it within {DECIDED_MAX:?}"
+            ));
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Damages one file, and says which and how.
+fn hurt(data: &Path, random: &mut StdRng) -> Result<String> {
+    let mut files = Vec::new();
+    collect(data, &mut files)?;
+    files.sort();
+    if files.is_empty() {
+        return Err(Failure::new(format!("{} has no files", data.display())));
+    }
+    let file = &files[random.random_range(0..files.len())];
+    let shown = file.strip_prefix(data).unwrap_or(file).display();
+    let length = fs::metadata(file)?.len();
+    let place = random.random_range(0..length);
+    match random.random_range(0..5) {
+        0 => {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(file)?
+                .set_len(place)?;
+            Ok(format!("{shown} was cut from {length} to {place} bytes"))
+        }
+        1 => {
+            let count = (length - place).min(4_096);
+            let open = fs::OpenOptions::new().write(true).open(file)?;
+            open.write_all_at(&vec![0; count as usize], place)?;
+            Ok(format!("{count} bytes of {shown} at {place} are 0"))
+        }
+        2 => {
+            fs::remove_file(file)?;
+            Ok(format!("{shown} of {length} bytes is gone"))
+        }
+        3 => {
+            let other = &files[random.random_range(0..files.len())];
+            let bytes = fs::read(other)?;
+            fs::write(file, bytes)?;
+            let other = other.strip_prefix(data).unwrap_or(other).display();
+            Ok(format!("{shown} has the bytes of {other}"))
+        }
+        _ => {
+            let open = fs::OpenOptions::new().read(true).write(true).open(file)?;
+            let mut byte = [0];
+            open.read_exact_at(&mut byte, place)?;
+            byte[0] ^= 1 << random.random_range(0..8);
+            open.write_all_at(&byte, place)?;
+            Ok(format!(
+                "a bit of {shown} at {place} of {length} is flipped"
+            ))
+        }
+    }
+}
+
+/// Every file that is not empty.
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if fs::metadata(&path)?.len() > 0 {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn every_damage_changes_the_directory() {
+        for seed in 0..50 {
+            let directory = tempfile::tempdir().unwrap();
+            fs::create_dir(directory.path().join("sub")).unwrap();
+            for (name, byte) in [("one", 1), ("sub/two", 2), ("sub/three", 3)] {
+                fs::write(
+                    directory.path().join(name),
+                    vec![byte; 100 + usize::from(byte)],
+                )
+                .unwrap();
+            }
+            let read = || {
+                let mut files = Vec::new();
+                collect(directory.path(), &mut files).unwrap();
+                files.sort();
+                let bytes: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+                (files, bytes)
+            };
+            let before = read();
+            let mut random = StdRng::seed_from_u64(seed);
+            let what = hurt(directory.path(), &mut random).unwrap();
+            // A file may get its own bytes.
+            let same = what.split(" has the bytes of ").collect::<Vec<_>>();
+            assert_eq!(
+                before == read(),
+                same.len() == 2 && same[0] == same[1],
+                "{what}"
+            );
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! N11 and the leader part of N12: members join and leave, lose their directory and come back as new
+//! ones, and hand leadership over.
+//!
+//! What must hold: what was begun is ended, also when the run is over meanwhile: a cluster with a
+//! member that does not exist would not be whole again. Whoever asks is told the truth by the member
+//! id, because a name may belong to a new node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Act, Kind, TARGET_MAX};
+use crate::chaos::fleet::{Fleet, LOOK_MAX, State};
+use crate::failure::{Failure, Result};
+use crate::http1::Call;
+
+/// Longest time for a change of members while other faults happen.
+const CHANGE_MAX: Duration = Duration::from_secs(90);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a new leader may take until it is seen.
+const LEADS_MAX: Duration = Duration::from_secs(5);
+
+pub(super) async fn perform(act: &mut Act) -> Result<()> {
+    match act.planned.kind {
+        Kind::AddRemove => add_and_remove(act).await,
+        Kind::Replace => replace(act).await,
+        _ => transfer(act).await,
+    }
+}
+
+async fn add_and_remove(act: &mut Act) -> Result<()> {
+    let fleet = Arc::clone(&act.arena.fleet);
+    let look = || {
+        let spare = fleet.free(State::Spare).first().copied()?;
+        fleet.claim(spare)
+    };
+    let claim = act.wait_for(TARGET_MAX, look).await;
+    let claim = claim.ok_or_else(|| Failure::new("no spare node is free"))?;
+    let (at, name) = (claim.at, fleet.name(claim.at).to_owned());
+    act.asked(&[at]);
+    fleet.describe(at, true);
+    fleet.start(at)?;
+    let joined = become_voter(&fleet, &name, None).await;
+    if let Ok(id) = &joined {
+        act.acted(format!("{name} has a vote as member {id}"), 1);
+        act.rest(act.planned.lasts).await;
+    }
+    let gone = leave(&fleet, &name, None).await;
+    if let Ok(count) = &gone {
+        act.acted(format!("{name} is no member any more"), *count);
+    }
+    let killed = fleet.kill(at);
+    fleet.wipe(at)?;
+    fleet.set_state(at, State::Spare);
+    joined.map(drop).and(gone.map(drop)).and(killed.map(drop))
+}
+
+/// A node loses everything and comes back as a new member under its name.
+async fn replace(act: &mut Act) -> Result<()> {
+    let fleet = Arc::clone(&act.arena.fleet);
+    let running = act.shuffled(fleet.alive());
+    let look = || running.iter().find_map(|at| fleet.claim(*at));
+    let claim = act.wait_for(TARGET_MAX, look).await;
+    let claim = claim.ok_or_else(|| Failure::new("no node is free"))?;
+    let at = claim.at;
+    act.asked(&[at]);
+    fleet.kill(at)?;
+    act.rest(act.planned.lasts).await;
+    let id = rejoin(&fleet, at).await?;
+    act.acted(format!("{} is back as member {id}", fleet.name(at)), 1);
+    Ok(())
+}
+
+/// Has a node that does not run leave the cluster, wipes it, and has it join as a new member with a
+/// vote; returns its new id.
+pub(super) async fn rejoin(fleet: &Fleet, at: usize) -> Result<u64> {
+    let name = fleet.name(at).to_owned();
+    let old = leave_as(fleet, &name).await?;
+    fleet.wipe(at)?;
+    fleet.describe(at, true);
+    fleet.start(at)?;
+    become_voter(fleet, &name, old).await
+}
+
+/// Takes a member out; returns the id it had.
+async fn leave_as(fleet: &Fleet, name: &str) -> Result<Option<u64>> {
+    let end = Instant::now() + CHANGE_MAX;
+    loop {
+        if let Ok(cluster) = view(fleet).await {
+            let old = member(&cluster, name).and_then(|member| member["id"].as_u64());
+            leave(fleet, name, Some(end)).await?;
+            return Ok(old);
+        }
+        give_up(end, name, "be looked at")?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Takes a member out and waits until it is.
+async fn leave(fleet: &Fleet, name: &str, end: Option<Instant>) -> Result<u64> {
+    let end = end.unwrap_or_else(|| Instant::now() + CHANGE_MAX);
+    let path = format!("/v1/cluster/members/{name}?timeout=2s");
+    loop {
+        if let Ok(cluster) = view(fleet).await
+            && member(&cluster, name).is_none()
+        {
+            return Ok(1);
+        }
+        change(fleet, &Call::delete(&path)).await;
+        give_up(end, name, "leave")?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Waits until a node is a member other than `old`, and gives it a vote; returns its id.
+async fn become_voter(fleet: &Fleet, name: &str, old: Option<u64>) -> Result<u64> {
+    let end = Instant::now() + CHANGE_MAX;
+    let path = format!("/v1/cluster/members/{name}:promote?timeout=2s");
+    loop {
+        if let Ok(cluster) = view(fleet).await
+            && let Some(member) = member(&cluster, name)
+            && let Some(id) = member["id"].as_u64().filter(|id| Some(*id) != old)
+        {
+            if member["voter"] == true {
+                return Ok(id);
+            }
+            change(fleet, &Call::post(&path, &Value::Null).text("")).await;
+        }
+        give_up(end, name, "get a vote")?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn give_up(end: Instant, name: &str, what: &str) -> Result<()> {
+    match Instant::now() >= end {
+        true => Err(Failure::new(format!(
+            "{name} could not {what} within {CHANGE_MAX:?}"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The cluster as its leader sees it.
+async fn view(fleet: &Fleet) -> Result<Value> {
+    let leader = fleet.leader().ok_or_else(|| Failure::new("nobody leads"))?;
+    let call = Call::get("/v1/cluster");
+    let cluster = fleet.ask(leader.at, &call, LOOK_MAX).await?;
+    let me = member(&cluster, fleet.name(leader.at));
+    // One that leads no more may not know who is a member.
+    match me.is_some_and(|me| me["role"] == "leader") {
+        true => Ok(cluster),
+        false => Err(Failure::new("it leads no more")),
+    }
+}
+
+fn member<'a>(cluster: &'a Value, name: &str) -> Option<&'a Value> {
+    let members = cluster["members"].as_array()?;
+    members.iter().find(|member| member["name"] == *name)
+}
+
+/// Asks for a change through whoever leads. Whatever the answer: what came of it is looked at.
+async fn change(fleet: &Fleet, call: &Call) {
+    if let Some(leader) = fleet.leader() {
+        let _ = fleet.ask(leader.at, call, LOOK_MAX).await;
+    }
+}
+
+/// Has another voter lead.
+async fn transfer(act: &mut Act) -> Result<()> {
+    let fleet = Arc::clone(&act.arena.fleet);
+    act.asked(&[]);
+    for _ in 0..5 {
+        let before = act.leader().await?;
+        let others = fleet.free(State::Up);
+        let others = act.shuffled(others.into_iter().filter(|at| *at != before));
+        let Some(to) = others.first().copied() else {
+            act.rest(PAUSE).await;
+            continue;
+        };
+        let through = *others.last().unwrap_or(&to);
+        let name = fleet.name(to);
+        let path = format!("/v1/cluster:transfer-leader?to={name}&timeout=3s");
+        let call = Call::post(path, &Value::Null).text("");
+        // What came of it is looked at.
+        let _ = fleet.ask(through, &call, LOOK_MAX).await;
+        let leads = || (fleet.leader()?.at == to).then_some(());
+        if act.wait_for(LEADS_MAX, leads).await.is_some() {
+            act.acted(format!("{name} leads"), 1);
+            return Ok(());
+        }
+        if act.is_over() {
+            break;
+        }
+    }
+    Err(Failure::new("nobody took over"))
+}
