@@ -65,6 +65,7 @@ fn judged(process: u32, log: &Path) -> Vec<Judged> {
             began: word().parse().unwrap_or_else(|_| panic!("{line:?}")),
             version: word().parse().unwrap(),
             fresh: word() == "FRESH",
+            age: None,
         }
     };
     whole.lines().map(read).collect()

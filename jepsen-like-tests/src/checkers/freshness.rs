@@ -4,9 +4,9 @@
 //! A write that was acknowledged is committed. So whoever calls an answer FRESH must have every
 //! write of its environment that was acknowledged a whole bound before the evaluation began. Times
 //! are nanoseconds of one clock that all processes of the machine share and that runs while a process
-//! is stopped.
+//! is stopped. The same holds of the age that an evaluator itself gives its state, FRESH or not.
 
-use super::{Complaints, Verdict};
+use super::{Complaints, Place, Verdict};
 
 /// A write that was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Judged {
     pub version: u64,
     /// Whether it was called FRESH.
     pub fresh: bool,
+    /// How old its state is at most, as the process itself says.
+    pub age: Option<u64>,
 }
 
 /// How I5 can be broken.
@@ -35,6 +37,8 @@ pub struct Judged {
 pub enum Rule {
     /// Called FRESH without a write that is older than the bound.
     StaleCalledFresh,
+    /// Without a write that is older than the age the process gave its state.
+    OlderThanItsAge,
 }
 
 /// Judges evaluations against the writes of their environment. The history shows too little without
@@ -54,23 +58,29 @@ pub fn check(
     });
     let newest: Vec<u64> = newest.collect();
     let mut complaints = Complaints::default();
-    for one in evaluations.iter().filter(|one| one.fresh) {
-        let Some(since) = one.began.checked_sub(bound) else {
-            continue;
-        };
+    // What must be there of a state that was the newest `age` ago.
+    let missed = |one: &Judged, age: u64| {
+        let since = one.began.checked_sub(age)?;
         let old = writes.partition_point(|write| write.at <= since);
         let must_have = old.checked_sub(1).map_or(0, |last| newest[last]);
+        (one.version < must_have).then(|| {
+            let ago = ms(one.began - writes[old - 1].at);
+            format!("but {must_have} was acknowledged {ago} ms before")
+        })
+    };
+    for one in evaluations {
+        let at = |name: &str, missed: &str| {
+            let (process, began, version) = (one.process, ms(one.began), one.version);
+            format!("process {process}, at {began} ms: {name} at version {version}, {missed}")
+        };
+        let place = Place::at(one.process, one.began);
         // I5
-        if one.version < must_have {
-            let ms = |ns: u64| ns / 1_000_000;
-            let what = format!(
-                "process {}, at {} ms: FRESH at version {}, but {must_have} was acknowledged {} ms before",
-                one.process,
-                ms(one.began),
-                one.version,
-                ms(one.began - writes[old - 1].at),
-            );
-            complaints.add(Rule::StaleCalledFresh, what);
+        if let Some(missed) = missed(one, bound).filter(|_| one.fresh) {
+            complaints.add_at(place, Rule::StaleCalledFresh, at("FRESH", &missed));
+        }
+        if let Some((age, missed)) = one.age.and_then(|age| Some((age, missed(one, age)?))) {
+            let name = format!("{} ms old", ms(age));
+            complaints.add_at(place, Rule::OlderThanItsAge, at(&name, &missed));
         }
     }
     let fresh = evaluations.iter().filter(|one| one.fresh).count();
@@ -84,6 +94,10 @@ pub fn check(
             "{fresh} evaluations were FRESH and {stale} STALE; {fresh_min} and {stale_min} are needed"
         )),
     })
+}
+
+fn ms(ns: u64) -> u64 {
+    ns / 1_000_000
 }
 
 #[cfg(test)]
@@ -102,6 +116,7 @@ mod tests {
             began,
             version,
             fresh,
+            age: None,
         }
     }
 
@@ -130,6 +145,18 @@ mod tests {
             };
             assert!(complaints.name(Rule::StaleCalledFresh));
         }
+    }
+
+    #[test]
+    fn an_age_is_a_promise_too() {
+        let aged = |age| Judged {
+            age: Some(age),
+            ..evaluation(2_900, 6, true)
+        };
+        let stale = evaluation(900, 0, false);
+        assert!(judge(&[aged(901), stale]).is_valid());
+        let verdict = judge(&[aged(900), stale]);
+        assert!(matches!(verdict, Verdict::Invalid(c) if c.name(Rule::OlderThanItsAge)));
     }
 
     #[test]

@@ -15,9 +15,10 @@
 //!   outcome that expected just that write.
 //!
 //! A refusal may share its version with the write of another client: both travelled in one entry,
-//! the refusal decided first. It saw the state below that write.
+//! the refusal decided first. It saw the state below that write, unless somebody had already seen
+//! that write, or been told of it, when the refusal was asked for.
 //!
-//! The cost is that of sorting. What is not judged: which of several unknown writes that nobody saw
+//! Clients are taken to expect only versions that somebody was told. The cost is that of sorting. What is not judged: which of several unknown writes that nobody saw
 //! happened; nothing depends on it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -150,7 +151,7 @@ fn check_real_time(operation: &Operation, finished: &Finished, complaints: &mut 
             "{}, although {before} had been finished at when it began",
             shown(operation)
         );
-        complaints.add(Rule::WentBack, what);
+        complaints.add_at(operation, Rule::WentBack, what);
     }
 }
 
@@ -168,6 +169,8 @@ struct Claim<'a> {
     at: u64,
     /// The version of the register, `None` if it was missing.
     found: Option<u64>,
+    /// It may be the state just below that version: a refusal in the entry of another write.
+    below: bool,
     by: &'a Operation,
 }
 
@@ -213,7 +216,7 @@ impl<'a> Register<'a> {
                             "{} happened at {version}, {before} had been finished at",
                             shown(operation)
                         );
-                        complaints.add(Rule::SeenBeforeWritten, what);
+                        complaints.add_at(*operation, Rule::SeenBeforeWritten, what);
                     }
                     changes.push(Change {
                         version,
@@ -239,7 +242,7 @@ impl<'a> Register<'a> {
             .filter(|pair| pair[0].version == pair[1].version)
         {
             let what = format!("{} and {}", shown(pair[0].by), shown(pair[1].by));
-            complaints.add(Rule::VersionTwice, what); // I2
+            complaints.add_at(pair[1].by, Rule::VersionTwice, what); // I2
         }
         Ok(Register {
             name,
@@ -271,7 +274,7 @@ impl<'a> Register<'a> {
                     shown(claim.by),
                     claim.at
                 );
-                complaints.add(rule, what);
+                complaints.add_at(claim.by, rule, what);
             }
         }
         self.resolved + deleted.count
@@ -283,6 +286,7 @@ impl<'a> Register<'a> {
         complaints: &mut Complaints<Rule>,
     ) -> Vec<Claim<'a>> {
         let mut claims = Vec::new();
+        let known = Known::new(operations);
         for operation in operations.iter().copied() {
             let (decided, seen, refused) = match &operation.outcome {
                 Outcome::Read { decided, seen } => (*decided, seen, false),
@@ -291,12 +295,14 @@ impl<'a> Register<'a> {
             };
             let found = seen.as_ref().map(|seen| seen.version);
             let mut at = decided;
+            let known_before = known.before(operation, decided, found);
             if let Action::Write { expected, .. } = &operation.action
                 && *expected == found
             {
-                complaints.add(Rule::RefusedWithoutConflict, shown(operation));
+                complaints.add_at(operation, Rule::RefusedWithoutConflict, shown(operation));
             }
             if refused
+                && !known_before
                 && self
                     .change_at(decided)
                     .is_some_and(|change| found != change.found())
@@ -306,6 +312,7 @@ impl<'a> Register<'a> {
             claims.push(Claim {
                 at,
                 found,
+                below: refused && !known_before && at == decided,
                 by: operation,
             });
         }
@@ -315,6 +322,7 @@ impl<'a> Register<'a> {
                 claims.push(Claim {
                     at: change.version.saturating_sub(1),
                     found: *expected,
+                    below: false,
                     by: change.by,
                 });
             }
@@ -340,7 +348,9 @@ impl<'a> Register<'a> {
         match (claim.found, state) {
             (None, None) => None,
             (Some(found), Some(state)) if found == state.version => {
-                deleted.seen = Some((found, claim.at));
+                let at = claim.at - u64::from(claim.below && found < claim.at);
+                let before = deleted.seen.filter(|(version, _)| *version == found);
+                deleted.seen = Some((found, before.map_or(at, |(_, before)| at.max(before))));
                 None
             }
             (Some(found), _) if found > claim.at => Some((
@@ -377,7 +387,7 @@ impl<'a> Register<'a> {
             .into_iter()
             .flatten()
             .any(|(deletion, above)| {
-                deletion.invoked < claim.by.completed && *above < claim.at && last_seen < claim.at
+                deletion.invoked <= claim.by.completed && *above < claim.at && last_seen < claim.at
             });
         if possible {
             deleted.mark(state.version);
@@ -390,6 +400,54 @@ impl<'a> Register<'a> {
                 shown(state.by)
             ),
         ))
+    }
+}
+
+/// Who had finished at which version, and when first.
+struct Known {
+    /// With what was there after the write of that version.
+    after: HashMap<u64, u64>,
+    /// Refusals, with what they found: there before or after it.
+    refused: HashMap<u64, Vec<(Option<u64>, u64)>>,
+}
+
+impl Known {
+    fn new(operations: &[&Operation]) -> Known {
+        let mut known = Known {
+            after: HashMap::new(),
+            refused: HashMap::new(),
+        };
+        for operation in operations {
+            let completed = operation.completed;
+            let version = match &operation.outcome {
+                Outcome::Read { decided, .. } => *decided,
+                Outcome::Written { version } => *version,
+                Outcome::Conflict { decided, seen } => {
+                    let found = seen.as_ref().map(|seen| seen.version);
+                    let of = known.refused.entry(*decided).or_default();
+                    match of.iter_mut().find(|one| one.0 == found) {
+                        Some((_, first)) => *first = completed.min(*first),
+                        None => of.push((found, completed)),
+                    }
+                    // Who sees the write of a version is behind it.
+                    let Some(found) = found else { continue };
+                    found
+                }
+                Outcome::NotDone | Outcome::Unknown => continue,
+            };
+            let first = known.after.entry(version).or_insert(completed);
+            *first = completed.min(*first);
+        }
+        known
+    }
+
+    /// Whether a refusal began when somebody had finished who was behind the write of that version;
+    /// a refusal that found something else was before it, so this one is behind it.
+    fn before(&self, refusal: &Operation, decided: u64, found: Option<u64>) -> bool {
+        let after = self.after.get(&decided);
+        let others = self.refused.get(&decided).into_iter().flatten();
+        let mut others = others.filter(|(other, _)| *other != found);
+        after.is_some_and(|at| *at < refusal.invoked) || others.any(|(_, at)| *at < refusal.invoked)
     }
 }
 
@@ -513,11 +571,12 @@ fn resolve<'a>(
         };
         let Seen { version, value } = seen;
         let Some(writer) = writers.get(value).copied() else {
-            complaints.add(Rule::Invented, shown(operation));
+            complaints.add_at(operation, Rule::Invented, shown(operation));
             continue;
         };
         if let Some(rule) = unfit(writer, operation, *version) {
-            complaints.add(
+            complaints.add_at(
+                operation,
                 rule,
                 format!("{}, written by {}", shown(operation), shown(writer)),
             );
@@ -525,7 +584,7 @@ fn resolve<'a>(
         match at.insert(value, *version) {
             Some(before) if before != *version => {
                 let what = format!("{} was seen at {before} and at {version}", shown(writer));
-                complaints.add(Rule::AppliedTwice, what); // I9
+                complaints.add_at(operation, Rule::AppliedTwice, what); // I9
             }
             _ => {}
         }

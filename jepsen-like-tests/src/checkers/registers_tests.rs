@@ -259,6 +259,9 @@ fn a_refusal_may_share_the_entry_of_the_write_it_lost_to() {
         &[&base[..], &[refused(7, Some((3, "a")))]].concat(),
         Rule::Stale,
     );
+    // Asked for after somebody was told of the write.
+    let late = write([6, 7], "x", None, conflict(6, Some((3, "a"))));
+    assert_broken(&[&base[..], &[late]].concat(), Rule::Stale);
     // Only refusals: a read at 6 sees 6.
     assert_broken(
         &[&base[..], &[read([2, 5], 6, Some((3, "a")))]].concat(),
@@ -345,6 +348,19 @@ fn a_deletion_of_unknown_outcome_is_decided_by_who_misses_the_register() {
     assert_broken(
         &[first.clone(), write([7, 8], "b", None, written(9))],
         Rule::WrongPredecessor,
+    );
+    // A refusal in the entry of the deletion saw what was there before it.
+    let refused = write([3, 5], "x", None, conflict(7, Some((3, "a"))));
+    assert_valid(&[
+        first.clone(),
+        unknown.clone(),
+        refused.clone(),
+        missing.clone(),
+    ]);
+    let later = write([7, 8], "x", None, conflict(7, Some((3, "a"))));
+    assert_broken(
+        &[first.clone(), unknown.clone(), missing.clone(), later],
+        Rule::Vanished,
     );
     // Once missing, what was deleted does not come back.
     assert_broken(

@@ -25,6 +25,8 @@ pub enum Event {
     Stream(StreamEvent),
     /// An evaluation, as the application saw it.
     Evaluation(Evaluation),
+    /// The attributes of a subject that is evaluated.
+    Subject(SubjectSeen),
     /// A step in the life of a fault.
     Fault(Fault),
     /// A node started, ended, or began to lead.
@@ -269,6 +271,16 @@ pub struct Evaluation {
     pub fresh: bool,
     /// How old the client says its state is at most, in nanoseconds; `None` if it cannot say.
     pub age: Option<u64>,
+}
+
+/// A subject, with the attributes that it has in every evaluation of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubjectSeen {
+    /// Its key.
+    pub key: Arc<str>,
+    /// Its attributes, as the evaluator takes them.
+    #[serde(default)]
+    pub attributes: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A step of a fault.
