@@ -3,15 +3,14 @@
 //! ```text
 //!  workloads ──► HTTP ──► three `pennon serve` processes ◄── signals ── cluster
 //!      │                                                                (kill, pause, restart)
-//!      └──► history ──► checkers ──► Verdict: valid | invalid | unknown
+//!      └──► history ──► checkers ──► Verdict: valid | invalid | unknown ──► report
 //! ```
 //!
 //! What must hold: the binary under test is the one people run, never linked in; unknown never
 //! passes for valid; whatever was started is stopped, also when a test panics, and what a failed
 //! run wrote is kept and its place printed.
 //!
-//! Left out for now: link faults, the simulator, and the checkers of streams, evaluation and
-//! freshness.
+//! Left out for now: exposures, because no node takes any yet.
 
 pub mod bench;
 pub mod binary;
@@ -28,6 +27,7 @@ pub mod places;
 pub mod ports;
 pub mod process;
 pub mod proxy;
+pub mod report;
 pub mod streams;
 pub mod workloads;
 

@@ -21,7 +21,7 @@ pub mod search;
 pub mod streams;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 
 use std::fmt;
 

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use pennon_evaluator::{Digest, Snapshot, Subject};
 
 use super::faithful;
+use super::judge::Demand;
 use crate::history::{
-    Action, Attempt, ChangeSet, Evaluation, Event, FinalRead, GroundAt, GroundObject, HistoryLine,
-    Operation, Outcome, Request, Seen, SetOutcome, StateSeen, StreamEvent, StreamItem, SubjectSeen,
-    Write,
+    Action, Attempt, ChangeSet, Evaluation, Event, Fault, FaultStage, FinalRead, GroundAt,
+    GroundObject, Header, History, HistoryLine, NodeEvent, NodeStage, ObjectSeen, Operation,
+    Outcome, Phase, PhaseEvent, ReadSet, Request, Seen, ServedAt, SetOutcome, StateSeen,
+    StreamEvent, StreamItem, SubjectSeen, Write,
 };
 
 /// Dice that give the same numbers for the same seed.
@@ -402,4 +404,204 @@ pub(crate) fn streamed(seed: u64, writes: u64) -> Vec<Event> {
         }
     }
     events
+}
+
+const MS: u64 = 1_000_000;
+
+/// A whole run of some seconds with all kinds of events, of which everything is valid: registers,
+/// streams, pairs, evaluations, a pause of one node and the death of a leader.
+pub(crate) fn run(seed: u64) -> History {
+    let demand = Demand {
+        writes_min: 50,
+        reads_min: 20,
+        conflicts_min: 5,
+        retries_min: 5,
+        change_sets_min: 2,
+        read_sets_min: 2,
+        recomputed_min: 2,
+        stream_items_min: 100,
+        resumes_min: 2,
+        rises_min: 2,
+        fresh_min: 10,
+        stale_min: 1,
+        shared_evaluations_min: 2,
+        bound_ms: 1_000,
+        liveness: true,
+        finals_min: 1,
+        faults: BTreeSet::from(["pause".to_owned(), "kill".to_owned()]),
+    };
+    let nodes = vec!["n1".into(), "n2".into(), "n3".into()];
+    let mut header = Header::new(seed, nodes, demand);
+    header.release = "a store that does what it should".to_owned();
+    let mut events = requests(seed);
+    events.extend(streamed(seed, 120).into_iter().filter_map(|event| {
+        let Event::Stream(mut event) = event else {
+            return None;
+        };
+        event.at = event.at * 10_000_000 / 12; // 120 writes are ten seconds.
+        event.scope = "streamed".into();
+        Some(Event::Stream(event))
+    }));
+    events.extend(evaluated());
+    events.extend(faults());
+    events.sort_by_key(when);
+    History {
+        header,
+        events,
+        ended: Some(14_000 * MS),
+        complaint: None,
+    }
+}
+
+fn when(event: &Event) -> u64 {
+    match event {
+        Event::Operation(request) => request.operation.completed,
+        Event::ChangeSet(set) => set.completed,
+        Event::ReadSet(read) => read.completed,
+        Event::Stream(event) => event.at,
+        Event::Evaluation(one) => one.began,
+        Event::Fault(fault) => fault.at,
+        Event::Node(node) => node.at,
+        Event::Phase(phase) => phase.at,
+        _ => u64::MAX,
+    }
+}
+
+/// Ten seconds of requests on one register, except while there is no leader.
+fn requests(seed: u64) -> Vec<Event> {
+    let (mut requests, end) = requests_of(&mut Server::new(true), 400, seed);
+    let stretch = |at: u64| {
+        let at = at * MS / 4;
+        // Nothing is answered from 5 s to 6 s.
+        if at > 5_000 * MS { at + 1_000 * MS } else { at }
+    };
+    for request in &mut requests {
+        let operation = &mut request.operation;
+        operation.invoked = stretch(operation.invoked);
+        operation.completed = stretch(operation.completed);
+        for attempt in &mut request.attempts {
+            attempt.sent = stretch(attempt.sent);
+        }
+    }
+    let mut events: Vec<Event> = requests.into_iter().map(Event::Operation).collect();
+    events.push(Event::Final(end));
+    events
+}
+
+/// Three clients evaluate while the policy changes twice; the node of the last one stands still.
+fn evaluated() -> Vec<Event> {
+    let grounds = [ground(9, "on"), ground(12, "off"), ground(15, "on")];
+    let began = [0, 3_000 * MS, 8_000 * MS];
+    let mut events = vec![
+        Event::Subject(subject("ada")),
+        Event::Subject(subject("bob")),
+    ];
+    for (at, ground) in began.iter().zip(&grounds) {
+        let value: Arc<str> = ground.version.to_string().into();
+        let write = |object: &str| Write {
+            object: object.into(),
+            value: Some(value.clone()),
+        };
+        events.push(Event::ChangeSet(ChangeSet {
+            client: 8,
+            request: None,
+            invoked: *at,
+            completed: at + 5 * MS,
+            writes: vec![write("policy/e/f"), write("segment/e/x")],
+            outcome: SetOutcome::Committed {
+                version: ground.version,
+            },
+        }));
+        let seen = |object: &str| ObjectSeen {
+            object: object.into(),
+            seen: Some(Seen {
+                version: ground.version,
+                value: value.clone(),
+            }),
+        };
+        events.push(Event::ReadSet(ReadSet {
+            client: 8,
+            invoked: at + 6 * MS,
+            completed: at + 7 * MS,
+            source: "list".into(),
+            linearizable: true,
+            version: ground.version,
+            objects: vec![seen("policy/e/f"), seen("segment/e/x")],
+        }));
+        events.push(Event::Ground(ground.clone()));
+        events.push(Event::Served(ServedAt {
+            at: at + 8 * MS,
+            node: 1,
+            environment: "e".into(),
+            version: ground.version,
+            digest: faithful::compile(ground).unwrap().digest(),
+            states: Vec::new(),
+        }));
+    }
+    for tick in 1..1_100 {
+        let now = tick * 10 * MS;
+        let newest = began.iter().rposition(|at| *at < now).unwrap();
+        for client in 0..3 {
+            // The last one stands still from 2.5 s to 5.5 s, and notices.
+            let behind = client == 2 && (2_500 * MS..5_500 * MS).contains(&now);
+            let had = if behind {
+                began.iter().rposition(|at| *at < 2_500 * MS)
+            } else {
+                None
+            };
+            let mut one = evaluation(&grounds[had.unwrap_or(newest)], client, "ada");
+            one.began = now;
+            let age = if behind { now - 2_500 * MS } else { 0 } + 20 * MS;
+            (one.fresh, one.age) = (age <= 1_000 * MS, Some(age));
+            events.push(Event::Evaluation(one));
+        }
+    }
+    events
+}
+
+fn faults() -> Vec<Event> {
+    let fault = |fault, kind: &str, at: u64, stage| {
+        Event::Fault(Fault {
+            at: at * MS,
+            fault,
+            kind: kind.into(),
+            targets: vec!["n3".into()],
+            stage,
+        })
+    };
+    let acted = || FaultStage::Acted {
+        proof: "seen in /proc".into(),
+        count: 1,
+    };
+    let node = |at: u64, node, stage| {
+        let at = at * MS;
+        Event::Node(NodeEvent { at, node, stage })
+    };
+    let phase = |at: u64, phase| {
+        let at = at * MS;
+        Event::Phase(PhaseEvent { at, phase })
+    };
+    vec![
+        phase(0, Phase::Working),
+        node(1, 0, NodeStage::Leads { term: 1 }),
+        fault(1, "pause", 2_500, FaultStage::Asked),
+        fault(1, "pause", 2_510, acted()),
+        fault(1, "pause", 4_700, FaultStage::Ended),
+        fault(2, "kill", 4_990, FaultStage::Asked),
+        node(
+            5_000,
+            0,
+            NodeStage::Ended {
+                how: "killed".into(),
+                led: true,
+            },
+        ),
+        fault(2, "kill", 5_001, acted()),
+        node(5_900, 1, NodeStage::Leads { term: 2 }),
+        fault(2, "kill", 7_500, FaultStage::Ended),
+        node(7_600, 0, NodeStage::Ready),
+        phase(8_000, Phase::Healed),
+        phase(9_500, Phase::Converged),
+        phase(12_000, Phase::Stopped),
+    ]
 }
