@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use jepsen_like_tests::chaos::run::{Ran, run};
 use jepsen_like_tests::chaos::settings::{Settings, USAGE};
-use jepsen_like_tests::checkers::registers::{self, Demand};
+use jepsen_like_tests::checkers::judge::{Judgement, judge};
 use jepsen_like_tests::history::History;
-use jepsen_like_tests::{Failure, Result, say};
+use jepsen_like_tests::{Failure, Result, report, say};
 
 const UNKNOWN: u8 = 2;
 
@@ -45,28 +45,70 @@ async fn whole(settings: &Settings) -> Result<ExitCode> {
     let directory = directory(settings)?;
     say(format!("everything goes to {}", directory.display()));
     let ran = run(settings, &directory).await?;
-    let history = History::read(&directory.join("history.jsonl")).map_err(Failure::new)?;
-    let code = judge(&history, &ran);
-    if code == 0 && settings.out.is_none() {
-        std::fs::remove_dir_all(&directory)?;
-    }
-    Ok(ExitCode::from(code))
-}
-
-fn judge(history: &History, ran: &Ran) -> u8 {
-    let verdict = registers::check(&history.operations(), Demand::default());
-    say(format!("registers: {verdict}"));
-    for (kind, (began, acted)) in &ran.tally.kinds {
-        say(format!("  {kind}: {acted} of {began} acted"));
-    }
-    for line in ran.tally.failures.iter().chain(&ran.notes) {
-        say(format!("  {line}"));
-    }
-    say(format!("back after {:?}", ran.back));
+    let file = directory.join("history.jsonl");
+    let history = History::read(&file).map_err(Failure::new)?;
+    let report = judge(&history);
+    say_faults(&ran);
+    say(&report);
     for line in &ran.broken {
         say(format!("BROKEN: {line}"));
     }
-    u8::from(!verdict.is_valid() || !ran.broken.is_empty())
+    if let Some(html) = &settings.html {
+        std::fs::write(html, report::html(&history, &report))?;
+    }
+    let verdict = match ran.broken.is_empty() {
+        true => report.overall,
+        false => Judgement::Invalid,
+    };
+    let operations = history.operations().len();
+    say(format!(
+        "verdict: {verdict}; seed {}, {} s, {} nodes, {operations} operations, {} events, {} of {} faults acted",
+        settings.seed,
+        settings.seconds.as_secs(),
+        ran.nodes,
+        history.events.len(),
+        ran.tally
+            .kinds
+            .values()
+            .map(|(_, acted)| acted)
+            .sum::<u64>(),
+        ran.tally
+            .kinds
+            .values()
+            .map(|(began, _)| began)
+            .sum::<u64>(),
+    ));
+    if verdict == Judgement::Valid && settings.out.is_none() {
+        std::fs::remove_dir_all(&directory)?;
+    } else {
+        say(format!(
+            "judge it again: cargo run -p jepsen-like-tests --bin check -- {} --html report.html",
+            file.display()
+        ));
+    }
+    Ok(ExitCode::from(match verdict {
+        Judgement::Valid => 0,
+        Judgement::Invalid => 1,
+        Judgement::Unknown | Judgement::NotAsked => UNKNOWN,
+    }))
+}
+
+/// Which faults there were, and what else is worth a line.
+fn say_faults(ran: &Ran) {
+    let kinds = ran.tally.kinds.iter();
+    let shown: Vec<String> = kinds
+        .map(|(kind, (began, acted))| format!("{kind} {acted}/{began}"))
+        .collect();
+    say(format!("faults that acted: {}", shown.join(", ")));
+    for line in ran.tally.failures.iter().chain(&ran.notes) {
+        say(format!("  {line}"));
+    }
+    if let Some(back) = ran.back {
+        say(format!(
+            "  all nodes were back {} ms after everything was mended",
+            back.as_millis()
+        ));
+    }
 }
 
 /// A directory of the run's own.

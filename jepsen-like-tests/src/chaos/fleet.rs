@@ -250,6 +250,12 @@ impl Fleet {
         doors.map(|door| door.to_string()).collect()
     }
 
+    /// Where nodes listen for each other, past all proxies.
+    pub fn peers(&self) -> Vec<String> {
+        let founders = self.members[..self.layout.size].iter();
+        founders.map(|member| member.peer.to_string()).collect()
+    }
+
     /// Nodes in this state that no fault has.
     pub fn free(&self, state: State) -> Vec<usize> {
         let all = 0..self.members.len();

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::clients::{Clients, Numbers};
 use super::finish;
 use super::fleet::{Fleet, Layout, keep_binary, names};
 use super::screen::Screen;
@@ -20,7 +20,6 @@ use crate::history::{Header, Phase, Recorder};
 use crate::http1::Call;
 use crate::mounts::SmallDisk;
 use crate::nemesis::{Arena, Kind, Planned, Tally, demanded, schedule};
-use crate::workloads::registers;
 use crate::{binary, say, until};
 
 /// The environment that everything happens in.
@@ -32,6 +31,8 @@ const SPARES: usize = 1;
 const DISK_MIB: u64 = 512;
 /// Below that a node takes no changes.
 const MIN_FREE: &str = "24MiB";
+/// Changes of an object that its history keeps: as many as can be.
+const HISTORY_MAX: u64 = 10_000;
 /// Longest wait until a new cluster takes requests.
 const FORMED_MAX: Duration = Duration::from_secs(60);
 /// How long clients go on after everything was mended.
@@ -43,6 +44,8 @@ const SHOW_EVERY: Duration = Duration::from_millis(250);
 pub struct Ran {
     /// Where history, logs and data are.
     pub directory: PathBuf,
+    /// How many nodes formed the cluster.
+    pub nodes: usize,
     /// Promises that were broken and that no history shows: nodes that ended, panicked, or did not
     /// come back.
     pub broken: Vec<String>,
@@ -84,7 +87,7 @@ pub async fn run(settings: &Settings, directory: &Path) -> Result<Ran> {
         directory: directory.to_owned(),
         size: parameters.nodes,
         spares: SPARES,
-        clients: parameters.writers as usize,
+        clients: Numbers::new(parameters.writers).count(),
         snapshot_every: parameters.snapshot_every,
         arguments: vec!["--min-free".to_owned(), MIN_FREE.to_owned()],
         seed: settings.seed,
@@ -126,13 +129,26 @@ fn small_disks(directory: &Path, parameters: &Parameters) -> Result<BTreeMap<usi
 /// What the run has to show.
 fn demand(settings: &Settings, parameters: &Parameters, planned: &[Planned]) -> Demand {
     let seconds = settings.seconds.as_secs() as usize;
+    let does = |name: &str| settings.workloads.iter().any(|one| one == name);
+    let if_does = |name: &str, count: usize| if does(name) { count } else { 0 };
+    let changes = does("pairs") || does("streams") || does("evaluations");
+    let if_changes = |count: usize| if changes { count } else { 0 };
+    let registers = (parameters.lasting + parameters.passing) as usize;
     Demand {
-        writes_min: 5 * seconds,
-        reads_min: 5 * seconds,
-        conflicts_min: seconds,
+        writes_min: if_does("registers", 5 * seconds),
+        reads_min: if_does("registers", 5 * seconds),
+        conflicts_min: if_does("registers", seconds),
+        change_sets_min: if_changes(seconds),
+        read_sets_min: if_changes(seconds),
+        recomputed_min: if_changes(3),
+        stream_items_min: if_does("streams", 10 * seconds),
+        resumes_min: if_does("streams", seconds / 5),
+        rises_min: if_does("evaluations", seconds),
+        fresh_min: if_does("evaluations", 10 * seconds),
+        shared_evaluations_min: if_does("evaluations", seconds),
         bound_ms: parameters.bound.as_millis() as u64,
         liveness: true,
-        finals_min: (parameters.lasting + parameters.passing) as usize,
+        finals_min: if_does("registers", registers),
         faults: demanded(planned),
         ..Demand::default()
     }
@@ -154,8 +170,7 @@ async fn work(
     let fleet = arena.fleet();
     form(fleet, parameters).await?;
     finish::phase(fleet, Phase::Working);
-    let plan = plan(settings, parameters, fleet);
-    let clients = registers::start(&plan, fleet.recorder());
+    let mut clients = Clients::start(settings, parameters, fleet)?;
     let acting = tokio::spawn(Arc::clone(arena).run(planned));
     show(settings, fleet, arena).await;
     arena.stop();
@@ -181,15 +196,20 @@ async fn work(
             )),
             Err(why) => broken.push(why.to_string()),
         }
-        if let Err(why) = registers::read_all(&plan, fleet.recorder()).await {
-            broken.push(format!("the registers cannot be read: {why}"));
+        if let Err(why) = clients.read_end(fleet).await {
+            broken.push(format!("what is there at the end cannot be read: {why}"));
         }
     }
     broken.extend(finish::said_by_nodes(fleet));
     let tally = arena.tally();
     broken.extend(tally.complaints.clone());
+    broken.extend(clients.complaints());
+    if clients.hostile() > 0 {
+        notes.push(format!("{} hostile messages were sent", clients.hostile()));
+    }
     Ok(Ran {
         directory: PathBuf::new(),
+        nodes: parameters.nodes,
         broken,
         tally,
         back,
@@ -211,36 +231,26 @@ async fn form(fleet: &Fleet, parameters: &Parameters) -> Result<()> {
         })
         .await?;
     }
-    let value = json!({"staleness_bound_ms": parameters.bound.as_millis() as u64});
-    let path = format!("/v1/environments/{ENVIRONMENT}");
-    let made = Call::put(path, &value)
-        .if_absent()
-        .request_id("chaos-environment");
     let address = fleet.members()[0].api.to_string();
-    let answer = made.to(&address, FORMED_MAX).await?;
-    match answer.status {
-        StatusCode::OK | StatusCode::CREATED => Ok(()),
-        _ => Err(Failure::during("the environment", answer.shown())),
+    let bound = parameters.bound.as_millis() as u64;
+    for (path, value) in [
+        (
+            format!("/v1/environments/{ENVIRONMENT}"),
+            json!({"staleness_bound_ms": bound}),
+        ),
+        // So that whole histories can be read at the end.
+        (
+            "/v1/settings/history".to_owned(),
+            json!({"per_object": HISTORY_MAX}),
+        ),
+    ] {
+        let made = Call::put(&path, &value).if_absent().request_id(&path);
+        let answer = made.to(&address, FORMED_MAX).await?;
+        if !answer.status.is_success() {
+            return Err(Failure::during(path, answer.shown()));
+        }
     }
-}
-
-fn plan(settings: &Settings, parameters: &Parameters, fleet: &Fleet) -> registers::Plan {
-    let named = |kind: &str, count: u32| -> Vec<Arc<str>> {
-        (0..count).map(|n| format!("{kind}-{n}").into()).collect()
-    };
-    let founders = fleet.members()[..fleet.layout().size].iter();
-    registers::Plan {
-        addresses: founders.map(|one| one.api.to_string()).collect(),
-        own: (0..parameters.writers as usize)
-            .map(|client| fleet.ways(client))
-            .collect(),
-        lasting: named("lasting", parameters.lasting),
-        passing: named("passing", parameters.passing),
-        clients: parameters.writers,
-        retries_max: parameters.retries_max,
-        pause: parameters.pause,
-        seed: settings.seed,
-    }
+    Ok(())
 }
 
 /// Shows how far the run is until its time is over.

@@ -15,21 +15,29 @@ pub const USAGE: &str = "\
 Runs real nodes behind proxies, breaks what can be broken, and judges what clients were told.
 
 Usage: scripts/chaos [--seconds N] [--seed S] [--nodes 3|5] [--workload W,…] [--nemesis N,…]
-                     [--snapshot-every N] [--out DIR]
+                     [--snapshot-every N] [--out DIR] [--html FILE]
 
   --seconds N         how long faults happen, 10 to 86400 [default: 60]
   --seed S            what everything follows from [default: by chance]
   --nodes N           how many form the cluster: 3 or 5 [default: by the seed]
-  --workload W,…      what clients do: registers [default: all]
+  --workload W,…      registers, pairs, streams, evaluations, backups, hostile [default: all]
   --nemesis N,…       kinds or families of faults, or all [default: most of them, by the seed]
   --snapshot-every N  entries between two snapshots [default: by the seed]
   --out DIR           where history, logs and data go, a new directory; kept whatever the verdict
                       [default: a directory for temporary files, kept unless the verdict is valid]
+  --html FILE         writes a report with plots
 
 Exits with 0 when the run is valid, 1 when a promise was broken, 2 when it cannot be said.";
 
 /// What clients can do.
-pub const WORKLOADS: [&str; 1] = ["registers"];
+pub const WORKLOADS: [&str; 6] = [
+    "registers",
+    "pairs",
+    "streams",
+    "evaluations",
+    "backups",
+    "hostile",
+];
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +56,8 @@ pub struct Settings {
     pub snapshot_every: Option<u64>,
     /// Where everything goes.
     pub out: Option<PathBuf>,
+    /// Where the report goes.
+    pub html: Option<PathBuf>,
 }
 
 impl Settings {
@@ -72,6 +82,7 @@ impl Settings {
             kinds: None,
             snapshot_every: None,
             out: None,
+            html: None,
         };
         while let Some(argument) = arguments.next() {
             if matches!(argument.as_str(), "--help" | "-h") {
@@ -92,6 +103,7 @@ impl Settings {
                 "--snapshot-every" => {
                     settings.snapshot_every = Some(number(&value, 10, 10_000_000)?);
                 }
+                "--html" => settings.html = Some(value.into()),
                 "--out" => settings.out = Some(value.into()),
                 other => return Err(Failure::new(format!("there is no option {other:?}"))),
             }
@@ -208,11 +220,11 @@ mod tests {
     #[test]
     fn the_command_line_is_read() {
         let read = |line: &str| Settings::read(line.split_whitespace().map(str::to_owned));
-        let given = read("--seconds 90 --seed 3 --workload registers --nemesis pause")
+        let given = read("--seconds 90 --seed 3 --workload pairs,streams --nemesis pause")
             .unwrap()
             .unwrap();
         assert_eq!((given.seconds, given.seed), (Duration::from_secs(90), 3));
-        assert_eq!(given.workloads, ["registers"]);
+        assert_eq!(given.workloads, ["pairs", "streams"]);
         let parameters = Parameters::new(&given);
         assert_eq!(parameters.kinds.len(), 3);
         assert_eq!(parameters, Parameters::new(&given));

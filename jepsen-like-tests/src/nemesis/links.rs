@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::net::TcpStream;
 
-use super::{Act, Kind};
+use super::{Act, Kind, TARGET_MAX};
 use crate::chaos::fleet::{Fleet, client_host};
 use crate::failure::{Failure, Result};
 use crate::proxy::{Counts, Mode, Net, Slow};
@@ -104,9 +104,16 @@ async fn during(act: &mut Act, ways: &BTreeSet<Way>, mode: Mode) {
 
 /// Which directions a partition takes away, and whom it is about.
 async fn lost_ways(act: &mut Act) -> Result<(Vec<usize>, BTreeSet<Way>)> {
+    let kind = act.planned.kind;
+    let least = match kind {
+        Kind::PartitionMinority | Kind::PartitionBridge | Kind::PartitionRing => 3,
+        _ => 2,
+    };
+    // Other faults have them; they come back.
+    let enough = || (act.fleet().alive().len() >= least).then_some(());
+    act.wait_for(TARGET_MAX, enough).await;
     let running = act.fleet().alive();
     let mut all = act.shuffled(running);
-    let kind = act.planned.kind;
     if matches!(kind, Kind::PartitionLeader | Kind::PartitionMinority) {
         let leader = act.leader().await?;
         all.retain(|at| *at != leader);

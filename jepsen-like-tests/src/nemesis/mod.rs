@@ -190,6 +190,7 @@ struct Act {
     arena: Arc<Arena>,
     planned: Planned,
     random: StdRng,
+    asked: bool,
     acted: bool,
 }
 
@@ -203,6 +204,7 @@ impl Act {
             arena,
             planned,
             random: StdRng::seed_from_u64(seed),
+            asked: false,
             acted: false,
         }
     }
@@ -223,7 +225,9 @@ impl Act {
             Family::Disk | Family::Resources => resources::perform(&mut self).await,
         };
         self.arena.links.clear(self.arena.fleet.net(), number);
-        self.note(Vec::new(), FaultStage::Ended);
+        if self.asked {
+            self.note(Vec::new(), FaultStage::Ended);
+        }
         let mut tally = self.arena.tallied();
         tally.now.remove(&number);
         if let Err(why) = done {
@@ -236,7 +240,8 @@ impl Act {
         &self.arena.fleet
     }
 
-    fn asked(&self, targets: &[usize]) {
+    fn asked(&mut self, targets: &[usize]) {
+        self.asked = true;
         let names = targets.iter().map(|at| self.fleet().name(*at).into());
         self.note(names.collect(), FaultStage::Asked);
     }

@@ -1,5 +1,7 @@
 //! N9 and the rest of N12: a disk that is full, cores that others want, files that may not be opened.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,18 +32,27 @@ async fn cpu(act: &mut Act) -> Result<()> {
     act.asked(&[]);
     let stop = Arc::new(AtomicBool::new(false));
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let before = waited(act.fleet());
+    let before = waiting(act.fleet());
     let burners: Vec<_> = (0..cores * BURNERS)
         .map(|_| {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || burn(&stop))
         })
         .collect();
-    act.rest(act.planned.lasts).await;
+    let mut after = before.clone();
+    let end = tokio::time::Instant::now() + act.planned.lasts;
+    while tokio::time::Instant::now() < end && !act.is_over() {
+        act.rest(Duration::from_millis(200)).await;
+        // Threads end with their nodes; what was seen of them counts.
+        after.extend(waiting(act.fleet()));
+    }
     stop.store(true, Ordering::Relaxed);
     let panicked = burners.into_iter().filter_map(|burner| burner.join().err());
     let panicked = panicked.count();
-    let waited = waited(act.fleet()).saturating_sub(before);
+    let waited = after
+        .iter()
+        .map(|(thread, time)| time - before.get(thread).unwrap_or(&0));
+    let waited: u64 = waited.sum();
     let text = format!("nodes waited {} ms for a core", waited / 1_000_000);
     act.acted(text, waited / 1_000_000);
     match panicked {
@@ -59,20 +70,18 @@ fn burn(stop: &AtomicBool) {
     }
 }
 
-/// Nanoseconds that the main threads' groups of all nodes were ready to run and did not.
-fn waited(fleet: &Fleet) -> u64 {
+/// For each thread of each node: nanoseconds that it was ready to run and did not.
+fn waiting(fleet: &Fleet) -> BTreeMap<PathBuf, u64> {
     let ids = (0..fleet.members().len()).filter_map(|at| fleet.process_id(at));
     let threads = ids.flat_map(|id| {
-        std::fs::read_dir(format!("/proc/{id}/task"))
-            .into_iter()
-            .flatten()
+        let tasks = std::fs::read_dir(format!("/proc/{id}/task"));
+        tasks.into_iter().flatten()
     });
-    let files = threads.flatten().map(|task| task.path().join("schedstat"));
-    let times = files.filter_map(|file| {
-        let text = std::fs::read_to_string(file).ok()?;
-        text.split_whitespace().nth(1)?.parse::<u64>().ok()
+    let times = threads.flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        Some((task.path(), text.split_whitespace().nth(1)?.parse().ok()?))
     });
-    times.sum()
+    times.collect()
 }
 
 /// Takes one node that runs and that no other fault has.
@@ -97,12 +106,14 @@ async fn files(act: &mut Act) -> Result<()> {
     let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Failure::new("the node has just ended"))?;
     let open = std::fs::read_dir(format!("/proc/{id}/fd"))?.count() as u64;
+    // Below that, so that one which it closes makes no room.
+    let most = open / 2;
     let ours = getrlimit(Resource::Nofile);
     let limit = |current| Rlimit {
         current,
         maximum: ours.maximum,
     };
-    let before = prlimit(Some(pid), Resource::Nofile, limit(Some(open)))
+    let before = prlimit(Some(pid), Resource::Nofile, limit(Some(most)))
         .map_err(|why| Failure::during("prlimit", why))?;
     let mut unanswered = 0;
     let end = tokio::time::Instant::now() + act.planned.lasts;
@@ -115,7 +126,7 @@ async fn files(act: &mut Act) -> Result<()> {
     let _ = prlimit(Some(pid), Resource::Nofile, before);
     let name = arena.fleet.name(at);
     act.acted(
-        format!("{name} may open {open} files; {unanswered} calls had no answer"),
+        format!("{name} has {open} files and may have {most}; {unanswered} calls had no answer"),
         unanswered,
     );
     if arena.fleet.process_id(at).is_none() {
