@@ -21,7 +21,7 @@ use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pennon_evaluator::{EnvironmentKey, Version};
 use pennon_raft_store::codec;
-use pennon_raft_store::command::{ClusterId, Outcome};
+use pennon_raft_store::command::ClusterId;
 use pennon_raft_store::plan::ChangeRequest;
 use pennon_raft_store::raft::{
     self, CallError, Member, MemberChange, MemberStatus, PeerTransport, Role, Rpc,
@@ -36,9 +36,10 @@ use crate::formation::{Hello, Invitation};
 use crate::hub::receipts::Roll;
 use crate::membership::MembershipError;
 use crate::net::{BoxFuture, BoxedIo, Connect};
-use crate::space::{Shortage, SpaceReport};
+use crate::space::SpaceReport;
 use crate::succession::{Judgement, Reign};
 use crate::writer::Written;
+use forward::{Outbox, WriteCall, WritesCall};
 
 /// Longest body taken from a peer, in bytes: an entry of the largest batch with room to spare.
 pub const BODY_LEN_MAX: usize = 256 << 20;
@@ -55,6 +56,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Idle connections kept per peer.
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
+mod forward;
 #[cfg(test)]
 mod vectors;
 
@@ -92,16 +94,9 @@ pub enum PeerError {
     /// It may have arrived.
     #[error("no answer: {0}")]
     Unanswered(String),
-}
-
-/// A forwarded write's answer, as it travels.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum WriteReply {
-    Outcome(Outcome),
-    NotLeader,
-    Busy,
-    Unknown,
-    Full(Shortage),
+    /// The peer's release does not know it; nothing was done.
+    #[error("the peer does not know this call")]
+    NoSuchCall,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,13 +137,6 @@ struct MemberCall {
     forwarded: bool,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct WriteCall {
-    cluster: ClusterId,
-    within_ms: u64,
-    request: ChangeRequest,
-}
-
 /// Calls other nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerClient {
@@ -156,6 +144,7 @@ pub struct PeerClient {
     cluster: ClusterId,
     /// Where members were found (value) who are not where the membership says (key).
     found: Arc<RwLock<BTreeMap<Member, String>>>,
+    outbox: Arc<Outbox>,
 }
 
 impl PeerClient {
@@ -165,6 +154,7 @@ impl PeerClient {
             http: http_client(connect),
             cluster,
             found: Arc::default(),
+            outbox: Arc::default(),
         }
     }
 
@@ -236,29 +226,11 @@ impl PeerClient {
     pub(crate) async fn write(
         &self,
         leader: &MemberStatus,
-        request: &ChangeRequest,
+        request: Arc<ChangeRequest>,
         deadline: Instant,
     ) -> Result<Written, PeerError> {
-        let body = WriteCall {
-            cluster: self.cluster,
-            within_ms: left_ms(deadline),
-            request: request.clone(),
-        };
-        let reply = call(
-            &self.http,
-            &self.address(&leader.member),
-            "write",
-            &body,
-            deadline,
-        )
-        .await?;
-        Ok(match reply {
-            WriteReply::Outcome(outcome) => Written::Outcome(outcome),
-            WriteReply::NotLeader => Written::NotLeader,
-            WriteReply::Busy => Written::Busy,
-            WriteReply::Unknown => Written::Unknown,
-            WriteReply::Full(shortage) => Written::Full(shortage),
-        })
+        self.forward(self.address(&leader.member), request, deadline)
+            .await
     }
 
     /// Has the leader change what a member is.
@@ -399,6 +371,7 @@ impl PeerTransport for PeerClient {
             match tokio::time::timeout(deadline, post(&http, &address, &path, body)).await {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(PeerError::NotSent(why))) => Err(CallError::Unreachable(why)),
+                Ok(Err(why @ PeerError::NoSuchCall)) => Err(CallError::Refused(why.to_string())),
                 Ok(Err(PeerError::Unanswered(why))) => Err(CallError::Refused(why)),
                 Err(_) => Err(CallError::Timeout(deadline)),
             }
@@ -500,6 +473,9 @@ async fn post(
         .collect()
         .await;
     let body = body.map_err(|why| unanswered(&why))?.to_bytes();
+    if status == StatusCode::NOT_FOUND {
+        return Err(PeerError::NoSuchCall);
+    }
     if status != StatusCode::OK {
         return Err(unanswered(&format!(
             "{status}: {}",
@@ -721,15 +697,14 @@ pub(crate) async fn answer(
         "write" => {
             let call: WriteCall = codec::decode(FORMAT, body).map_err(bad)?;
             ours(call.cluster)?;
-            let deadline = Instant::now() + Duration::from_millis(call.within_ms);
-            let reply = match core.writer.write(Arc::new(call.request), deadline).await {
-                Written::Outcome(outcome) => WriteReply::Outcome(outcome),
-                Written::NotLeader => WriteReply::NotLeader,
-                Written::Busy => WriteReply::Busy,
-                Written::Full(shortage) => WriteReply::Full(shortage),
-                Written::Unknown => WriteReply::Unknown,
-            };
+            let reply = forward::write(&core.writer, call.within_ms, call.request).await;
             codec::encode(FORMAT, &reply).map_err(bad)
+        }
+        "writes" => {
+            let call: WritesCall = codec::decode(FORMAT, body).map_err(bad)?;
+            ours(call.cluster)?;
+            let replies = forward::write_all(&core.writer, call.writes).await;
+            codec::encode(FORMAT, &replies).map_err(bad)
         }
         _ => Err((StatusCode::NOT_FOUND, "no such call".into())),
     }

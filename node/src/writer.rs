@@ -169,13 +169,13 @@ pub async fn submit(
             Some(leader) => {
                 let replaced = replaced(raft, leader.id);
                 let answered = tokio::select! {
-                    answered = peers.write(leader, &request, deadline) => answered,
+                    answered = peers.write(leader, request.clone(), deadline) => answered,
                     // A leader that was replaced may never answer, and need not: the next one knows.
                     () = replaced, if repeatable => Err(PeerError::Unanswered("it was replaced".into())),
                 };
                 match answered {
                     Ok(written) => written,
-                    Err(PeerError::NotSent(_)) => Written::NotLeader,
+                    Err(PeerError::NotSent(_) | PeerError::NoSuchCall) => Written::NotLeader,
                     Err(PeerError::Unanswered(_)) => Written::Unknown,
                 }
             }

@@ -7,11 +7,15 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use pennon_evaluator::Digest;
-use pennon_raft_store::command::{Expected, ObjectId, Origin, Refusal, RequestId, WriteResult};
+use pennon_raft_store::command::{
+    Expected, ObjectId, Origin, Outcome, Refusal, RequestId, WriteResult,
+};
 use pennon_raft_store::plan::{Ask, AskedWrite};
 
+use super::forward::WriteReply;
 use super::*;
 use crate::hub::receipts::{Count, Known, Present};
+use crate::space::Shortage;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -212,9 +216,16 @@ fn writes_are_frozen() {
     let call = WriteCall {
         cluster: cluster(),
         within_ms: 500,
-        request,
+        request: Arc::new(request),
     };
     frozen("write", &call);
+    let writes = WritesCall {
+        cluster: cluster(),
+        writes: vec![(500, call.request.clone()), (0, call.request)],
+    };
+    frozen("writes", &writes);
+    let replies = [WriteReply::Busy, WriteReply::NotLeader];
+    frozen("writes-answer", &replies.to_vec());
     let written = Outcome::Written {
         version: v(7),
         results: vec![WriteResult {
