@@ -98,6 +98,13 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// Says whether an error means that no more files can be opened, by this process or by any.
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    let files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    let found = error.raw_os_error();
+    found.is_some_and(|found| files.iter().any(|errno| errno.raw_os_error() == found))
+}
+
 /// An open file. All methods take `&self`: positions are explicit.
 pub trait DiskFile: Send + Sync {
     /// Reads at most `buf.len()` bytes from `offset`; 0 means the end of the file.

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::codec;
 use crate::command::{Change, ClusterId};
 use crate::directory::{check_reach, newest_snapshot, not_loaded};
-use crate::disk::{Space, is_full};
+use crate::disk::{Space, is_full, is_out_of_files};
 use crate::history::{History, HistoryRecord, Keep};
 use crate::level::{Features, TooOld};
 use crate::log::LogId;
@@ -102,29 +102,39 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Does what needs space, again and again while there is none: openraft would take the failure for
-    /// the end of the storage. The log goes on in space of its own meanwhile.
+    /// Does what needs space, as [`with_space`].
     async fn with_space<T: Send + 'static>(
         &self,
         what: &str,
         work: impl Fn() -> io::Result<T> + Clone + Send + 'static,
     ) -> io::Result<T> {
-        let mut told = false;
-        loop {
-            match self.blocking.run(work.clone()).await? {
-                Err(error) if is_full(&error) && !self.space.has_ended() => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(%error, what, "waiting until the disk has space");
-                    }
-                    tokio::time::sleep(SPACE_PAUSE).await;
-                }
-                done => return done,
-            }
-        }
+        with_space(self.blocking, &self.space, what, work).await
     }
 
     fn set_current(&self, meta: SnapshotMeta, file: SnapshotFile) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta, file));
+    }
+}
+
+/// Does what needs space and files, again and again while there are none: openraft would take the
+/// failure for the end of the storage. The log goes on in space of its own meanwhile.
+async fn with_space<T: Send + 'static>(
+    blocking: Blocking,
+    space: &Space,
+    what: &str,
+    work: impl Fn() -> io::Result<T> + Clone + Send + 'static,
+) -> io::Result<T> {
+    let mut told = false;
+    loop {
+        match blocking.run(work.clone()).await? {
+            Err(error) if (is_full(&error) || is_out_of_files(&error)) && !space.has_ended() => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, what, "waiting until the disk has space and files can be opened");
+                }
+                tokio::time::sleep(SPACE_PAUSE).await;
+            }
+            done => return done,
+        }
     }
 }
 
@@ -538,4 +548,35 @@ fn history_record(change: &Change) -> Option<HistoryRecord> {
 /// Reads one line of history back.
 pub(crate) fn parse_change(body: &[u8]) -> Result<Change, codec::Unreadable> {
     codec::decode(CHANGE_FORMAT, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lacks_space_or_files_is_done_when_they_are_there() {
+        let space = Space::new(Arc::new(MemoryDisk::new()), 0);
+        for (errno, waits) in [
+            (Errno::NOSPC, true),
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::IO, false),
+        ] {
+            let tries = Arc::new(AtomicU32::new(0));
+            let counted = tries.clone();
+            let work = move || match counted.fetch_add(1, Ordering::Relaxed) {
+                0 | 1 => Err(io::Error::from(errno)),
+                _ => Ok(()),
+            };
+            let done = with_space(Blocking::Inline, &space, "a test", work).await;
+            assert_eq!(done.is_ok(), waits, "{errno}");
+            assert_eq!(tries.load(Ordering::Relaxed), if waits { 3 } else { 1 });
+        }
+    }
 }
