@@ -172,6 +172,8 @@ impl Parameters {
         let mut random = StdRng::seed_from_u64(settings.seed);
         let nodes = if random.random_bool(0.6) { 3 } else { 5 };
         let snapshot_every = [50, 100, 200, 500, 1_000][random.random_range(0..5)];
+        // So that a node that is away in a short run can lag behind the logs.
+        let snapshot_every = snapshot_every.min(settings.seconds.as_secs().max(50));
         let kinds: Vec<Kind> = Kind::ALL
             .iter()
             .copied()

@@ -361,7 +361,10 @@ pub async fn read_all(plan: &Plan, recorder: &Recorder) -> Result<BTreeMap<Arc<s
         recorder.add_event(Event::Final(FinalRead {
             register: register.clone(),
             seen: seen.clone(),
-            whole: lines.last().is_none_or(|first| first.previous.is_none()),
+            whole: match lines.last() {
+                Some(first) => is_whole(&mut connection, &register, first.version).await?,
+                None => true,
+            },
             history: lines,
         }));
         end.insert(register, Final { seen, versions });
@@ -400,6 +403,23 @@ async fn history_of(connection: &mut Connection, register: &str) -> Result<Vec<H
             Some(next) => before = format!("&before={next}"),
             None => return Ok(lines),
         }
+    }
+}
+
+/// Whether nothing was dropped from the history of a flag, which begins at `first`: only then does it
+/// say that the flag did not exist before.
+async fn is_whole(connection: &mut Connection, register: &str, first: u64) -> Result<bool> {
+    let before = first.saturating_sub(1);
+    let path = format!("{}/history?at={before}", path_of(register));
+    let answer = connection.send(&Call::get(path), ANSWER_MAX).await;
+    let answer = answer.map_err(Failure::new)?;
+    match (answer.status, answer.slug().as_str()) {
+        (StatusCode::NOT_FOUND, "not-found") => Ok(true),
+        (_, "not-retained") => Ok(false),
+        _ => Err(Failure::during(
+            format!("{register} as of version {before}"),
+            answer.shown(),
+        )),
     }
 }
 
