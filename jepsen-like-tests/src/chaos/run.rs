@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -77,10 +77,7 @@ pub async fn run(settings: &Settings, directory: &Path) -> Result<Ran> {
     );
     header.parameters = parameters.shown(settings);
     header.release = release(&binary)?;
-    say(format!("seed {}", settings.seed));
-    for (name, value) in &header.parameters {
-        say(format!("  {name}: {value}"));
-    }
+    show_parameters(settings.seed, &header);
     let recorder = Recorder::default().to_file(&directory.join("history.jsonl"), &header)?;
     let layout = Layout {
         binary,
@@ -108,6 +105,27 @@ pub async fn run(settings: &Settings, directory: &Path) -> Result<Ran> {
         directory: directory.to_owned(),
         ..ran
     })
+}
+
+fn show_parameters(seed: u64, header: &Header) {
+    say(format!("seed {seed}, {}", header.release));
+    for (name, value) in &header.parameters {
+        match value.as_array() {
+            Some(all) => {
+                let all: Vec<String> = all.iter().map(shown).collect();
+                let separator = if name == "left_out" { "\n    " } else { ", " };
+                let begin = if name == "left_out" { separator } else { " " };
+                say(format!("  {name}:{begin}{}", all.join(separator)));
+            }
+            None => say(format!("  {name}: {}", shown(value))),
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Gives a minority of the nodes a small disk each, if one is to be filled; none where nothing can be

@@ -38,6 +38,8 @@ use crate::proxy::Mode;
 
 /// The first fault begins this long after the clients.
 const FIRST: Duration = Duration::from_secs(2);
+/// Before a fault that hit nobody tries again.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Longest wait of a fault for somebody whom it can hit.
 const TARGET_MAX: Duration = Duration::from_secs(8);
 
@@ -216,15 +218,19 @@ impl Act {
             tally.kinds.entry(kind.name()).or_default().0 += 1;
             tally.now.insert(number, kind.name());
         }
-        let done = match kind.family() {
-            Family::Kill | Family::Pause => processes::perform(&mut self).await,
-            Family::Partition | Family::Link => links::perform(&mut self).await,
-            Family::Snapshot => snapshots::perform(&mut self).await,
-            Family::Damage => damage::perform(&mut self).await,
-            Family::Members | Family::Leader => members::perform(&mut self).await,
-            Family::Disk | Family::Resources => resources::perform(&mut self).await,
+        // One that finds nobody to hit, or nobody who notices, tries again.
+        let done = loop {
+            let done = self.perform_once().await;
+            let again = if done.is_ok() {
+                !self.acted
+            } else {
+                !self.asked
+            };
+            if !again || self.is_over() {
+                break done;
+            }
+            self.rest(AGAIN).await;
         };
-        self.arena.links.clear(self.arena.fleet.net(), number);
         if self.asked {
             self.note(Vec::new(), FaultStage::Ended);
         }
@@ -236,12 +242,28 @@ impl Act {
         }
     }
 
+    async fn perform_once(&mut self) -> Result<()> {
+        let done = match self.planned.kind.family() {
+            Family::Kill | Family::Pause => processes::perform(self).await,
+            Family::Partition | Family::Link => links::perform(self).await,
+            Family::Snapshot => snapshots::perform(self).await,
+            Family::Damage => damage::perform(self).await,
+            Family::Members | Family::Leader => members::perform(self).await,
+            Family::Disk | Family::Resources => resources::perform(self).await,
+        };
+        let number = self.planned.number;
+        self.arena.links.clear(self.arena.fleet.net(), number);
+        done
+    }
+
     fn fleet(&self) -> &Fleet {
         &self.arena.fleet
     }
 
     fn asked(&mut self, targets: &[usize]) {
-        self.asked = true;
+        if std::mem::replace(&mut self.asked, true) {
+            return;
+        }
         let names = targets.iter().map(|at| self.fleet().name(*at).into());
         self.note(names.collect(), FaultStage::Asked);
     }
