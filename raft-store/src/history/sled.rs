@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::disk::is_out_of_files;
+
 use super::files::{
     DirLock, closed, discard, disk_bytes, generations, guarded, is_environment, lock_dir,
 };
@@ -170,7 +172,9 @@ impl History for SledHistory {
         let mut slot = lock(&self.shared.writer);
         let writer = slot.as_mut().ok_or_else(closed)?;
         let result = guarded(|| writer.sync());
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !is_out_of_files(error)
+        {
             self.shared.fail(format!("flushing failed: {error}"));
         }
         result.map(|()| writer.totals.applied)

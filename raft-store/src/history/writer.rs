@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::disk::is_out_of_files;
+
 use super::files::{
     damaged, dir_bytes, discard, disk_bytes, generation_path, generations, guarded,
     remove_generating, trouble, wait_unlocked,
@@ -440,7 +442,12 @@ impl Writer {
     /// empties the disk's cache nor makes a longer file known; values it puts into files of their
     /// own are not synced at all.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        self.store.db.flush().map_err(trouble)?;
+        // What sled could not do it never will; what is opened below can be tried again.
+        let flushed = self.store.db.flush().map_err(trouble);
+        flushed.map_err(|why| match is_out_of_files(&why) {
+            true => io::Error::other(why),
+            false => why,
+        })?;
         self.store.file.sync_data()?;
         let blobs = self.store.path.join("blobs");
         let mut present = BTreeSet::new();
