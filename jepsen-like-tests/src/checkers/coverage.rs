@@ -12,7 +12,7 @@ use crate::history::{Event, FaultStage};
 /// What can be wrong with the record of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// It acted or ended before it was asked for.
+    /// It acted before it was asked for.
     NeverAsked,
 }
 
@@ -24,6 +24,9 @@ pub fn check(events: &[Event], demanded: &BTreeSet<String>) -> Verdict<Rule> {
     let mut kinds: BTreeMap<&str, (usize, BTreeSet<u64>)> = BTreeMap::new();
     for event in events {
         let Event::Fault(fault) = event else { continue };
+        if fault.stage == FaultStage::Ended {
+            continue; // Whoever mends everything may end what never began.
+        }
         let (count, proven) = kinds.entry(&fault.kind).or_default();
         if fault.stage == FaultStage::Asked {
             asked.insert(fault.fault);
@@ -100,6 +103,8 @@ mod tests {
 
     #[test]
     fn a_fault_out_of_nowhere_is_a_broken_record() {
+        let ended = judge(&[fault(3, "cut", FaultStage::Ended)]);
+        assert!(ended.is_unknown());
         let verdict = judge(&[fault(3, "cut", acted(1))]);
         assert!(matches!(verdict, Verdict::Invalid(c) if c.name(Rule::NeverAsked)));
     }

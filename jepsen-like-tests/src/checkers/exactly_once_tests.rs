@@ -73,6 +73,14 @@ fn each_corruption_is_rejected_for_its_reason() {
     less.history.remove(at);
     assert_eq!(broken(&requests, &less), Rule::AcknowledgedMissing);
 
+    // The oldest lines may be gone, where that is said; no other.
+    let mut trimmed = end.clone();
+    trimmed.whole = false;
+    trimmed.history.drain(..trimmed.history.len() / 2);
+    assert!(judge(&requests, &trimmed).is_valid());
+    trimmed.history.remove(1);
+    assert_eq!(broken(&requests, &trimmed), Rule::AcknowledgedMissing);
+
     let mut other = end.clone();
     other.history[at].value = Some("something else".into());
     assert_eq!(broken(&requests, &other), Rule::OtherWrite);

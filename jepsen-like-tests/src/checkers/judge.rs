@@ -148,7 +148,12 @@ impl Line {
                     _ => format!(", the first {} are shown", line.complaints.len()),
                 };
                 let count = complaints.count();
-                (Judgement::Invalid, format!("{count} complaints{shown}"))
+                let word = if count == 1 {
+                    "complaint"
+                } else {
+                    "complaints"
+                };
+                (Judgement::Invalid, format!("{count} {word}{shown}"))
             }
             _ if !asked && !seen => return line,
             Verdict::Valid(shows) => (Judgement::Valid, shows),

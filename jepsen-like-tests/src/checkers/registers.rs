@@ -295,7 +295,7 @@ impl<'a> Register<'a> {
             };
             let found = seen.as_ref().map(|seen| seen.version);
             let mut at = decided;
-            let known_before = known.before(operation, decided, found);
+            let known_before = refused && known.before(operation, decided, found);
             if let Action::Write { expected, .. } = &operation.action
                 && *expected == found
             {
@@ -403,51 +403,48 @@ impl<'a> Register<'a> {
     }
 }
 
-/// Who had finished at which version, and when first.
+/// Who had finished at which version, and when.
 struct Known {
-    /// With what was there after the write of that version.
-    after: HashMap<u64, u64>,
-    /// Refusals, with what they found: there before or after it.
-    refused: HashMap<u64, Vec<(Option<u64>, u64)>>,
+    /// (version, completed) of those who were behind the write of that version, sorted.
+    after: Vec<(u64, u64)>,
+    /// (version, completed, found) of refusals, which were before it or behind it, sorted.
+    refused: Vec<(u64, u64, Option<u64>)>,
 }
 
 impl Known {
     fn new(operations: &[&Operation]) -> Known {
-        let mut known = Known {
-            after: HashMap::new(),
-            refused: HashMap::new(),
-        };
+        let (mut after, mut refused) = (Vec::new(), Vec::new());
         for operation in operations {
             let completed = operation.completed;
-            let version = match &operation.outcome {
-                Outcome::Read { decided, .. } => *decided,
-                Outcome::Written { version } => *version,
+            match &operation.outcome {
+                Outcome::Read { decided, .. } => after.push((*decided, completed)),
+                Outcome::Written { version } => after.push((*version, completed)),
                 Outcome::Conflict { decided, seen } => {
                     let found = seen.as_ref().map(|seen| seen.version);
-                    let of = known.refused.entry(*decided).or_default();
-                    match of.iter_mut().find(|one| one.0 == found) {
-                        Some((_, first)) => *first = completed.min(*first),
-                        None => of.push((found, completed)),
-                    }
+                    refused.push((*decided, completed, found));
                     // Who sees the write of a version is behind it.
-                    let Some(found) = found else { continue };
-                    found
+                    after.extend(found.map(|found| (found, completed)));
                 }
-                Outcome::NotDone | Outcome::Unknown => continue,
-            };
-            let first = known.after.entry(version).or_insert(completed);
-            *first = completed.min(*first);
+                Outcome::NotDone | Outcome::Unknown => {}
+            }
         }
-        known
+        after.sort_unstable();
+        refused.sort_unstable();
+        Known { after, refused }
     }
 
     /// Whether a refusal began when somebody had finished who was behind the write of that version;
     /// a refusal that found something else was before it, so this one is behind it.
     fn before(&self, refusal: &Operation, decided: u64, found: Option<u64>) -> bool {
-        let after = self.after.get(&decided);
-        let others = self.refused.get(&decided).into_iter().flatten();
-        let mut others = others.filter(|(other, _)| *other != found);
-        after.is_some_and(|at| *at < refusal.invoked) || others.any(|(_, at)| *at < refusal.invoked)
+        let at = self.after.partition_point(|one| one.0 < decided);
+        let first = self.after.get(at).filter(|one| one.0 == decided);
+        if first.is_some_and(|(_, completed)| *completed < refusal.invoked) {
+            return true;
+        }
+        let at = self.refused.partition_point(|one| one.0 < decided);
+        let others = self.refused[at..].iter();
+        let mut others = others.take_while(|one| one.0 == decided && one.1 < refusal.invoked);
+        others.any(|(.., other)| *other != found)
     }
 }
 

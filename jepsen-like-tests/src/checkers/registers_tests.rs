@@ -506,10 +506,28 @@ fn older(history: &[Operation], than: u64) -> Option<Seen> {
         })
 }
 
+/// 100 clients and 3 % of unknown outcome. For the figure of README.md:
+/// PENNON_OPERATIONS=5000000 cargo test --release -p jepsen-like-tests --lib a_long_history -- --nocapture
 #[test]
 fn a_long_history_takes_seconds() {
-    let history = simulated(200_000, 100, 42);
-    let begin = std::time::Instant::now();
-    assert_valid(&history);
-    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+    let count = std::env::var("PENNON_OPERATIONS").ok();
+    let count = count.and_then(|count| count.parse().ok());
+    let history = simulated(count.unwrap_or(200_000), 100, 42);
+    let unknown = history.iter().filter(|one| one.decided().is_none());
+    let unknown = unknown.count() * 100 / history.len();
+    assert_eq!(unknown, 3);
+    // The time of the processor: others may be at work on it.
+    let cpu = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        std::time::Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    };
+    let begin = cpu();
+    let verdict = judged(&history);
+    let took = cpu() - begin;
+    assert!(verdict.is_valid(), "{verdict}");
+    crate::say(format!(
+        "{} operations in {took:?}: {verdict}",
+        history.len()
+    ));
+    assert!(took.as_secs() < 20, "{took:?}");
 }

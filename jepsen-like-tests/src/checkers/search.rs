@@ -431,8 +431,12 @@ fn shown(register: &str, operation: &Operation, under_way: &[&Operation]) -> Str
         let (from, to) = (one.invoked / 1_000, one.completed / 1_000);
         format!("[client {client} {from}..{to} µs {action:?} -> {outcome:?}]")
     };
-    let others = under_way.iter().filter(|one| **one != operation);
-    let others: Vec<String> = others.map(|one| line(one)).collect();
+    let mut others: Vec<&&Operation> = under_way.iter().collect();
+    others.retain(|one| **one != operation);
+    others.sort_by_key(|one| one.invoked);
+    // The latest few are those that people will want to see.
+    let others = others.into_iter();
+    let others: Vec<String> = others.rev().take(6).map(|one| line(one)).collect();
     format!(
         "{register}: nothing that it may have come to allows {}, with {} under way",
         line(operation),

@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 
 use crate::checkers::Place;
-use crate::history::{Event, FaultStage, History, NodeStage};
+use crate::history::{
+    Action, Event, FaultStage, History, NodeStage, Outcome, Seen, StateSeen, StreamItem,
+};
 
 use super::series::{fraction, span_of};
 use super::{cut, escape};
@@ -120,12 +122,91 @@ fn alike(hit: &Event, other: &Event) -> bool {
     }
 }
 
+fn asked(action: &Action) -> String {
+    let Action::Write { value, expected } = action else {
+        return "read".to_owned();
+    };
+    let what = value
+        .as_ref()
+        .map_or("delete".to_owned(), |value| format!("write {value}"));
+    match expected {
+        Some(version) => format!("{what} if at {version}"),
+        None => format!("{what} if missing"),
+    }
+}
+
+fn told(outcome: &Outcome) -> String {
+    let found = |seen: &Option<Seen>| match seen {
+        Some(seen) => format!("{} at {}", seen.value, seen.version),
+        None => "missing".to_owned(),
+    };
+    match outcome {
+        Outcome::Read { decided, seen } => format!("{}, decided at {decided}", found(seen)),
+        Outcome::Conflict { decided, seen } => {
+            format!("refused: {}, decided at {decided}", found(seen))
+        }
+        Outcome::Written { version } => format!("done at {version}"),
+        Outcome::NotDone => "not done".to_owned(),
+        Outcome::Unknown => "unknown".to_owned(),
+    }
+}
+
+/// A message of a stream, by its versions and the states in it.
+fn streamed(item: &StreamItem) -> String {
+    let keys = |states: &[StateSeen]| {
+        let keys = states
+            .iter()
+            .take(6)
+            .map(|state| format!("{} of {}", state.key, state.changed_at));
+        let keys: Vec<String> = keys.collect();
+        let more = if states.len() > 6 { ", …" } else { "" };
+        format!("{} states ({}{more})", states.len(), keys.join(", "))
+    };
+    match item {
+        StreamItem::Snapshot {
+            version,
+            states,
+            digest,
+            ..
+        } => {
+            format!("snapshot {version}: {}, digest {digest}", keys(states))
+        }
+        StreamItem::Delta {
+            from,
+            to,
+            upserts,
+            removals,
+            digest,
+            ..
+        } => {
+            let gone = removals.join(", ");
+            format!(
+                "delta {from} to {to}: {}, gone: [{gone}], digest {digest}",
+                keys(upserts)
+            )
+        }
+        StreamItem::Heartbeat {
+            version,
+            open_ms,
+            fresh_age_ms,
+        } => {
+            format!("heartbeat {version}, open {open_ms} ms, proof {fresh_age_ms} ms old")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
 /// Who it was, and what it was.
 fn said(event: &Event) -> (String, String) {
     match event {
         Event::Operation(request) => {
             let one = &request.operation;
-            let what = format!("{} {:?} → {:?}", one.register, one.action, one.outcome);
+            let what = format!(
+                "{} {} → {}",
+                one.register,
+                asked(&one.action),
+                told(&one.outcome)
+            );
             (format!("client {}", one.client), what)
         }
         Event::ChangeSet(set) => {
@@ -144,7 +225,7 @@ fn said(event: &Event) -> (String, String) {
         }
         Event::Stream(event) => {
             let who = format!("stream {}.{}", event.client, event.connection);
-            (who, format!("{:?}", event.item))
+            (who, streamed(&event.item))
         }
         Event::Evaluation(one) => {
             let fresh = if one.fresh { "FRESH" } else { "STALE" };

@@ -1,4 +1,5 @@
-//! Faults over time: a strip for each kind and node, and the shade that all plots share.
+//! Faults over time: a strip for each kind and node, and the shade that all plots share. Kinds that
+//! begin with the same word (`link-cut`, `link-slow`) are a family and share a colour.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,8 +27,9 @@ pub(super) fn draw(page: &mut String, history: &History, scale: &Scale) {
         return;
     }
     page.push_str("<section><h2>Faults</h2>");
-    for (n, (kind, spans)) in kinds.iter().enumerate() {
-        strip(page, kind, &format!("f{}", n % 8), spans, scale);
+    let families = families(history);
+    for (kind, spans) in &kinds {
+        strip(page, kind, &colour(&families, kind), spans, scale);
     }
     for (node, spans) in &down {
         let index = usize::try_from(*node).unwrap_or(usize::MAX);
@@ -42,8 +44,10 @@ pub(super) fn draw(page: &mut String, history: &History, scale: &Scale) {
 /// The shade behind every plot: what was the matter when.
 pub(super) fn shade(history: &History, scale: &Scale) -> String {
     let mut svg = String::new();
-    for (n, spans) in kinds(history, scale).values().enumerate() {
-        rects(&mut svg, &format!("shade f{}", n % 8), spans, scale);
+    let families = families(history);
+    for (kind, spans) in kinds(history, scale) {
+        let class = format!("shade {}", colour(&families, &kind));
+        rects(&mut svg, &class, &spans, scale);
     }
     for event in &history.events {
         if let Event::Node(node) = event
@@ -59,19 +63,25 @@ pub(super) fn shade(history: &History, scale: &Scale) -> String {
     svg
 }
 
-/// The names of the kinds, in the order of their colours.
-pub(super) fn names(history: &History) -> Vec<String> {
-    let mut names: Vec<String> = history
-        .events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Fault(fault) => Some(fault.kind.to_string()),
-            _ => None,
-        })
-        .collect();
-    names.sort();
-    names.dedup();
-    names
+/// The families of faults, in the order of their colours.
+pub(super) fn families(history: &History) -> Vec<String> {
+    let kinds = history.events.iter().filter_map(|event| match event {
+        Event::Fault(fault) => Some(family(&fault.kind).to_owned()),
+        _ => None,
+    });
+    let mut families: Vec<String> = kinds.collect();
+    families.sort();
+    families.dedup();
+    families
+}
+
+fn family(kind: &str) -> &str {
+    kind.split('-').next().unwrap_or(kind)
+}
+
+fn colour(families: &[String], kind: &str) -> String {
+    let at = families.iter().position(|one| one == family(kind));
+    format!("f{}", at.unwrap_or_default() % 8)
 }
 
 fn strip(page: &mut String, name: &str, class: &str, spans: &[Span], scale: &Scale) {
@@ -118,6 +128,7 @@ fn kinds(history: &History, scale: &Scale) -> BTreeMap<String, Vec<Span>> {
     }
     kinds
         .into_iter()
+        .filter(|(_, spans)| !spans.is_empty())
         .map(|(kind, spans)| {
             let spans = spans.into_iter().map(|(_, span)| span).collect();
             let spans = merged(spans, &kind, scale);

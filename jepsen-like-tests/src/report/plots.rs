@@ -168,7 +168,9 @@ fn latency(page: &mut String, history: &History, scale: &Scale, back: &str) {
         Series::new("s3", "99 of 100", of(99)),
         Series::new("s2", "longest", of(100)),
     ];
-    let least = series[0].values.iter().flatten().min().copied();
+    // The few that are far below the rest would squeeze it.
+    let mut medians: Vec<u64> = series[0].values.iter().flatten().copied().collect();
+    let least = quantile(&mut medians, 5);
     let axis = Axis {
         from: least.map_or(1, |least| 10_u64.pow(least.max(1).ilog10())),
         to: 10_u64.saturating_pow(top(&series).ilog10() + 1),
@@ -277,13 +279,15 @@ fn staleness(page: &mut String, history: &History, scale: &Scale, back: &str) {
     }
     let series = vec![
         Series::new("s1", "lag of answers called FRESH, the worst", fresh),
-        Series::new("s7", "lag of other answers", stale),
+        Series::new("s7", "lag of other answers, cut off above", stale),
         Series::new("s0", "age that FRESH answers gave", said),
     ];
     let bound = history.header.demand.bound_ms;
+    // What is not called FRESH may be as old as it likes, and is cut off.
+    let promised = top([&series[0], &series[2]]);
     let axis = Axis {
         from: 0,
-        to: top(&series).max(bound + bound / 4),
+        to: promised.max(bound.saturating_mul(3)),
         powers: false,
         shown: |ms| format!("{ms} ms"),
     };
@@ -320,8 +324,10 @@ impl Missed {
     }
 }
 
-fn top(series: &[Series]) -> u64 {
-    let values = series.iter().flat_map(|one| one.values.iter().flatten());
+fn top<'a>(series: impl IntoIterator<Item = &'a Series>) -> u64 {
+    let values = series
+        .into_iter()
+        .flat_map(|one| one.values.iter().flatten());
     values.max().copied().unwrap_or_default().max(1)
 }
 
@@ -418,7 +424,7 @@ fn legend(page: &mut String, series: &[Series], limits: &[u64], history: &Histor
     for limit in limits {
         let _ = write!(page, "<span><i class=\"fl\"></i>bound {limit} ms</span>");
     }
-    for (n, name) in faults::names(history).iter().enumerate() {
+    for (n, name) in faults::families(history).iter().enumerate() {
         let class = format!("f{}", n % 8);
         let name = escape(name);
         let _ = write!(
