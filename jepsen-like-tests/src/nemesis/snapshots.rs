@@ -4,10 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{Act, TARGET_MAX};
 use crate::chaos::fleet::{Fleet, LOOK_MAX, State};
 use crate::failure::{Failure, Result};
-use crate::http1::Call;
+use crate::http1::{Call, Connection};
+use crate::workloads::registers::flag_config;
 
 /// Entries beyond those that are certainly kept.
 const MORE: u64 = 50;
@@ -15,6 +18,10 @@ const MORE: u64 = 50;
 const AWAY_MAX: Duration = Duration::from_secs(20);
 /// How long a snapshot may take to arrive, while other faults go on.
 const ARRIVES_MAX: Duration = Duration::from_secs(20);
+/// Writes between two looks.
+const FILL: usize = 20;
+/// Longest wait for the answer to one of them.
+const FILL_MAX: Duration = Duration::from_secs(1);
 /// What a leader says when somebody has a snapshot.
 const TAKEN: &str = "a snapshot was taken";
 
@@ -39,7 +46,7 @@ pub(super) async fn perform(act: &mut Act) -> Result<()> {
     let away = 2 * every(&fleet) + MORE;
     let end = tokio::time::Instant::now() + AWAY_MAX;
     while tokio::time::Instant::now() < end && !act.is_over() {
-        act.rest(Duration::from_millis(200)).await;
+        fill(&fleet).await;
         if newest(&fleet)
             .await
             .is_some_and(|version| version >= from + away)
@@ -68,6 +75,27 @@ pub(super) async fn perform(act: &mut Act) -> Result<()> {
 
 fn every(fleet: &Fleet) -> u64 {
     fleet.layout().snapshot_every
+}
+
+/// Writes a flag that nobody looks at, some times, so that the log grows also when clients are slow.
+async fn fill(fleet: &Fleet) {
+    let Some(leader) = fleet.leader() else {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        return;
+    };
+    let address = fleet.members()[leader.at].api.to_string();
+    let Ok(mut connection) = Connection::open(&address).await else {
+        return;
+    };
+    for number in 0..FILL {
+        let value = flag_config(&number.to_string());
+        let item = json!([{"op": "put", "kind": "flag", "key": "filler", "value": value}]);
+        let call = Call::post("/v1/changes", &item);
+        // Whether it was taken shows in the version.
+        if connection.send(&call, FILL_MAX).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// How many snapshots were taken by a node, as those say who sent them.
