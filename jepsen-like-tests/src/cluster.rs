@@ -5,7 +5,7 @@
 //! when the cluster is dropped, also while a test panics; data of a failed test is kept and its
 //! place printed.
 //!
-//! Left out: faults between nodes; each link would need a proxy.
+//! Left out: faults between nodes; `chaos/fleet.rs` has a proxy for each direction.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
