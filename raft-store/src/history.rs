@@ -30,6 +30,7 @@ use crate::machine::Machine;
 use crate::state_machine::parse_change;
 
 mod files;
+mod groups;
 mod late;
 mod memory;
 mod sled;

@@ -4,9 +4,9 @@
 //! drops the old. Every value is `format u8, crc32 u32 LE over (format, key, body), body`.
 //! ```text
 //! "m"                          complete u8, applied u64, count u64, sum u64 (little-endian)
-//! "v" version u64 BE, object   the record's body
+//! "v" version u64 BE, object   a group of records (see `groups.rs`)
 //! ```
-//! The body stands under the version because that is the order in which it is written, dropped and
+//! Records stand under their version because that is the order in which they are written, dropped and
 //! copied into snapshots. Which versions an object has is kept in memory ([`Index`]), made when all
 //! is checked at open: each key more in sled cost a quarter of a write, and a line here 8 bytes.
 
@@ -20,14 +20,14 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::files::{damaged, trouble};
+use super::groups::decode_group;
 use super::{Extent, HistoryRecord};
 
-const FORMAT: u8 = 1;
+/// In format 1 each record had a key of its own.
+const FORMAT: u8 = 2;
 const FRAME_LEN: usize = 5;
 pub(super) const META_KEY: &[u8] = b"m";
 pub(super) const VERSIONS: u8 = b'v';
-/// An index by object that earlier stores had in sled.
-const OBSOLETE: [u8; 2] = [b'o', b'c'];
 /// Records read at a time; bounds memory.
 const CHUNK_LEN_MAX: usize = 512;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -39,7 +39,7 @@ pub(super) struct Totals {
     pub(super) complete: bool,
     pub(super) applied: u64,
     pub(super) count: u64,
-    /// Wrapping sum of [`weight`] over the records held: finds records that went missing whole.
+    /// Wrapping sum of [`weight`] over the groups held: finds groups that went missing whole.
     pub(super) sum: u64,
 }
 
@@ -87,6 +87,11 @@ pub(super) struct Index(BTreeMap<Vec<u8>, VecDeque<u64>>);
 impl Index {
     pub(super) fn versions(&self, object: &[u8]) -> impl DoubleEndedIterator<Item = u64> {
         self.0.get(object).into_iter().flatten().copied()
+    }
+
+    pub(super) fn has(&self, object: &[u8], version: u64) -> bool {
+        let versions = self.0.get(object);
+        versions.is_some_and(|versions| versions.binary_search(&version).is_ok())
     }
 
     pub(super) fn count(&self, object: &[u8]) -> u64 {
@@ -162,17 +167,15 @@ impl Store {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it holds what only earlier stores had.
-    pub(super) fn is_obsolete(&self) -> bool {
-        let mut kinds = OBSOLETE.into_iter();
-        kinds.any(|kind| self.db.scan_prefix([kind]).next().is_some())
-    }
-
     /// Reads everything once, makes the index of it, and compares it with what the totals say.
     pub(super) fn check(&self) -> io::Result<Checked> {
         let totals = match self.db.get(META_KEY).map_err(trouble)? {
             None if self.db.is_empty() => return Ok(Checked::default()),
             None => return Err(damaged("records, but no totals".to_owned())),
+            Some(value) if value.first().is_some_and(|format| *format < FORMAT) => {
+                let why = format!("it is of format {}, this release writes {FORMAT}", value[0]);
+                return Err(damaged(why));
+            }
             Some(value) => unframe(META_KEY, &value).and_then(Totals::decode),
         };
         let totals = totals.ok_or_else(|| damaged("the totals are damaged".to_owned()))?;
@@ -184,13 +187,14 @@ impl Store {
         let (mut index, mut span, mut live) = (Index::default(), None, 0);
         for pair in self.db.scan_prefix([VERSIONS]) {
             let (key, value) = pair.map_err(trouble)?;
-            let record = decode_record(&key, &value)?;
-            found.count += 1;
             found.sum = found.sum.wrapping_add(weight(&key, &value));
             live += live_bytes(&key, &value);
-            index.add(&record.object, record.version);
-            let (low, _) = span.unwrap_or((record.version, 0));
-            span = Some((low, record.version));
+            for record in decode_group(&key, &value)? {
+                found.count += 1;
+                index.add(&record.object, record.version);
+                let (low, _) = span.unwrap_or((record.version, 0));
+                span = Some((low, record.version));
+            }
         }
         if found != totals {
             return Err(damaged(format!(
@@ -211,19 +215,23 @@ impl Store {
 
     /// All records, oldest first.
     pub(super) fn oldest_first(&self) -> impl Iterator<Item = io::Result<(Id, Bytes)>> {
-        self.db.scan_prefix([VERSIONS]).map(|pair| {
-            let (key, value) = pair.map_err(trouble)?;
-            let record = decode_record(&key, &value)?;
-            Ok(((record.version, record.object), record.body))
+        self.db.scan_prefix([VERSIONS]).flat_map(|pair| {
+            let group = pair
+                .map_err(trouble)
+                .and_then(|(key, value)| decode_group(&key, &value));
+            let (records, error) = match group {
+                Ok(records) => (records, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            let records = records.into_iter();
+            let records = records.map(|record| Ok(((record.version, record.object), record.body)));
+            records.chain(error)
         })
     }
 
     /// All ids, oldest first.
     pub(super) fn ids(&self) -> impl Iterator<Item = io::Result<Id>> {
-        self.db
-            .scan_prefix([VERSIONS])
-            .keys()
-            .map(|key| decode_version_key(&key.map_err(trouble)?))
+        self.oldest_first().map(|record| record.map(|(id, _)| id))
     }
 
     pub(super) fn of_object(
@@ -242,10 +250,12 @@ impl Store {
             .collect::<Vec<_>>();
         let mut records = Vec::with_capacity(versions.len());
         for version in versions {
-            let key = version_key(version, object);
+            let (low, high) = (version_key(version, &[]), version_key(version, object));
             // Missing means trimmed since the line above.
-            if let Some(value) = self.db.get(&key).map_err(trouble)? {
-                records.push(decode_record(&key, &value)?);
+            if let Some(pair) = self.db.range(low..=high).next_back() {
+                let (key, value) = pair.map_err(trouble)?;
+                let group = decode_group(&key, &value)?.into_iter();
+                records.extend(group.filter(|record| record.object == object));
             }
         }
         Ok(records)
@@ -265,15 +275,12 @@ impl Store {
             .take(if limit == 0 { 0 } else { usize::MAX })
         {
             let (key, value) = pair.map_err(trouble)?;
-            let record = decode_record(&key, &value)?;
-            if records.len() >= limit
-                && records
-                    .last()
-                    .is_some_and(|last| last.version != record.version)
+            let (version, _) = decode_version_key(&key)?;
+            if records.len() >= limit && records.last().is_some_and(|last| last.version != version)
             {
                 break;
             }
-            records.push(record);
+            records.extend(decode_group(&key, &value)?.into_iter().rev());
         }
         Ok(records)
     }
@@ -299,16 +306,15 @@ impl Store {
     /// Some records below the key `end`, newest first; none means there are no more.
     pub(super) fn chunk_below(&self, end: &[u8]) -> io::Result<Vec<HistoryRecord>> {
         let (mut records, mut bytes) = (Vec::new(), 0);
-        for pair in self
-            .db
-            .range(vec![VERSIONS]..end.to_vec())
-            .rev()
-            .take(CHUNK_LEN_MAX)
-        {
+        for pair in self.db.range(vec![VERSIONS]..end.to_vec()).rev() {
             let (key, value) = pair.map_err(trouble)?;
             bytes += value.len();
-            records.push(decode_record(&key, &value)?);
-            if bytes >= CHUNK_BYTES_MAX {
+            // A version that was written anew meanwhile may have its groups cut elsewhere.
+            let below =
+                |record: &HistoryRecord| *version_key(record.version, &record.object) < *end;
+            let group = decode_group(&key, &value)?.into_iter().rev();
+            records.extend(group.filter(below));
+            if bytes >= CHUNK_BYTES_MAX || records.len() >= CHUNK_LEN_MAX {
                 break;
             }
         }
@@ -356,33 +362,19 @@ pub(super) fn unframe<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     (head[0] == FORMAT && head[1..] == frame_crc(key, body).to_le_bytes()).then_some(body)
 }
 
-/// What a record needs on disk, about.
+/// What a group needs on disk, about.
 fn live_bytes(key: &[u8], value: &[u8]) -> u64 {
     const OVERHEAD: usize = 32;
     (key.len() + value.len() + OVERHEAD) as u64
 }
 
-/// What a record adds to the sum: its key and, through the crc in its frame, its body.
+/// What a group adds to the sum: its key and, through the crc in its frame, its body.
 pub(super) fn weight(key: &[u8], value: &[u8]) -> u64 {
     let crc = value
         .get(1..FRAME_LEN)
         .and_then(|crc| crc.try_into().ok())
         .map_or(0, u32::from_le_bytes);
     xxh3_64_with_seed(key, u64::from(crc))
-}
-
-pub(super) fn decode_record(key: &[u8], value: &[u8]) -> io::Result<HistoryRecord> {
-    let (version, object) = decode_version_key(key)?;
-    let body = unframe(key, value).ok_or_else(|| {
-        damaged(format!(
-            "the record at version {version} is damaged (format or crc)"
-        ))
-    })?;
-    Ok(HistoryRecord {
-        object,
-        version,
-        body: Bytes::copy_from_slice(body),
-    })
 }
 
 #[cfg(test)]
@@ -422,7 +414,7 @@ mod tests {
 
     /// A change here is a new format number.
     #[test]
-    fn the_bytes_of_format_1_are_frozen() {
+    fn the_bytes_of_format_2_are_frozen() {
         let totals = Totals {
             complete: true,
             applied: 1,
@@ -435,15 +427,15 @@ mod tests {
             b"\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
         );
         assert_eq!(version_key(258, b"x"), b"v\0\0\0\0\0\0\x01\x02x");
-        // crc32 of 01 6b 62 6f 64 79.
-        assert_eq!(frame(b"k", b"body")[..1], [1]);
+        // crc32 of 02 6b 62 6f 64 79.
+        assert_eq!(frame(b"k", b"body")[..1], [2]);
         assert_eq!(
             frame(b"k", b"body")[1..5],
-            crc32fast::hash(b"\x01kbody").to_le_bytes()
+            crc32fast::hash(b"\x02kbody").to_le_bytes()
         );
         assert_eq!(&frame(b"k", b"body")[5..], b"body");
         assert_eq!(weight(b"k", &frame(b"k", b"body")), WEIGHT);
     }
 
-    const WEIGHT: u64 = 12_077_357_310_723_521_547;
+    const WEIGHT: u64 = 17_761_038_164_197_573_143;
 }

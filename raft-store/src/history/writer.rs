@@ -18,7 +18,8 @@ use super::files::{
     damaged, dir_bytes, discard, disk_bytes, generation_path, generations, guarded,
     remove_generating, trouble, wait_unlocked,
 };
-use super::store::{Checked, Id, META_KEY, Store, Totals, VERSIONS, frame, version_key, weight};
+use super::groups::Touched;
+use super::store::{Checked, Id, META_KEY, Store, Totals, VERSIONS, frame, version_key};
 use super::{HistoryOptions, HistoryRecord, Keep, entry_bytes, record_bytes};
 
 /// Records refilled at a time.
@@ -104,7 +105,6 @@ impl Writer {
             outgrown: false,
         };
         writer.compare(disk_bytes(&writer.store.path), live);
-        writer.outgrown |= writer.store.is_obsolete();
         Ok(writer)
     }
 
@@ -256,24 +256,26 @@ impl Writer {
 
     fn remove(&mut self, ids: &[Id]) -> io::Result<()> {
         let mut totals = self.totals;
-        let mut batch = sled::Batch::default();
-        for id in ids {
-            totals.sum = totals.sum.wrapping_sub(self.weight_of(id)?.unwrap_or(0));
-            totals.count -= 1;
-            batch.remove(version_key(id.0, &id.1));
+        totals.count -= ids.len() as u64;
+        let store = Arc::clone(&self.store);
+        let mut touched = Touched::new(&store, totals.sum);
+        for (version, object) in ids {
+            touched.version(*version, false)?.remove(object);
         }
-        self.commit(batch, (&[], ids), totals, RECORD_OVERHEAD * ids.len())
+        self.commit(touched, (&[], ids), totals, RECORD_OVERHEAD * ids.len())
     }
 
-    /// Adds the totals to a batch, writes it, and brings the index in line: what was added, what was
+    /// Writes what changes with the totals, and brings the index in line: what was added, what was
     /// removed.
     fn commit(
         &mut self,
-        mut batch: sled::Batch,
-        (added, removed): (&[&Id], &[Id]),
-        totals: Totals,
+        touched: Touched<'_>,
+        (added, removed): (&[Id], &[Id]),
+        mut totals: Totals,
         bytes: usize,
     ) -> io::Result<()> {
+        let (mut batch, sum) = touched.finish();
+        totals.sum = sum;
         batch.insert(META_KEY, frame(META_KEY, &totals.encode()));
         self.store.db.apply_batch(batch).map_err(trouble)?;
         self.totals = totals;
@@ -310,40 +312,40 @@ impl Writer {
         };
         let mut counts: BTreeMap<&[u8], u64> = BTreeMap::new();
         for id in staged.keys() {
-            match self.weight_of(id)? {
-                Some(old) => totals.sum = totals.sum.wrapping_sub(old),
-                None => {
-                    totals.count += 1;
-                    let held = || self.store.index().count(&id.1);
-                    *counts.entry(&id.1).or_insert_with(held) += 1;
-                }
+            let index = self.store.index();
+            if !index.has(&id.1, id.0) {
+                totals.count += 1;
+                *counts.entry(&id.1).or_insert_with(|| index.count(&id.1)) += 1;
             }
         }
         let removed = self.trim(&staged, counts, &mut totals)?;
-        let mut batch = sled::Batch::default();
-        for id in &removed {
-            if !staged.contains_key(id) {
-                totals.sum = totals.sum.wrapping_sub(self.weight_of(id)?.unwrap_or(0));
-            }
-            batch.remove(version_key(id.0, &id.1));
+        let store = Arc::clone(&self.store);
+        let mut touched = Touched::new(&store, totals.sum);
+        for (version, object) in &removed {
+            let is_new = self.is_new_version(*version);
+            touched.version(*version, is_new)?.remove(object);
         }
         let mut added = Vec::with_capacity(staged.len());
-        for (id, body) in staged.iter().filter(|(id, _)| !removed.contains(*id)) {
-            let key = version_key(id.0, &id.1);
-            let value = frame(&key, body);
-            totals.sum = totals.sum.wrapping_add(weight(&key, &value));
-            batch.insert(key, value);
+        for (id, body) in staged.into_iter().filter(|(id, _)| !removed.contains(id)) {
+            let is_new = self.is_new_version(id.0);
+            touched.version(id.0, is_new)?.insert(id.1.clone(), body);
             added.push(id);
-            if self.span.is_some_and(|(_, newest)| id.0 < newest) {
+        }
+        for (version, _) in &added {
+            let (low, high) = self.span.unwrap_or((*version, *version));
+            if *version < high {
                 self.oldest_ms = 0; // Not known any more.
             }
-            self.span = Some(
-                self.span
-                    .map_or((id.0, id.0), |(low, high)| (low.min(id.0), high.max(id.0))),
-            );
+            self.span = Some((low.min(*version), high.max(*version)));
         }
         let removed: Vec<Id> = removed.into_iter().collect();
-        self.commit(batch, (&added, &removed), totals, bytes)
+        self.commit(touched, (&added, &removed), totals, bytes)
+    }
+
+    /// Whether nothing of it can be in the store.
+    fn is_new_version(&self, version: u64) -> bool {
+        let within = |(low, high)| (low..=high).contains(&version);
+        !self.span.is_some_and(within)
     }
 
     /// Which records have to go: the oldest of each object that has too many, then the oldest of
@@ -374,22 +376,6 @@ impl Writer {
             removed.insert(id);
         }
         Ok(removed)
-    }
-
-    fn weight_of(&self, id: &Id) -> io::Result<Option<u64>> {
-        if self
-            .span
-            .is_none_or(|(low, high)| id.0 < low || id.0 > high)
-        {
-            return Ok(None);
-        }
-        let key = version_key(id.0, &id.1);
-        Ok(self
-            .store
-            .db
-            .get(&key)
-            .map_err(trouble)?
-            .map(|value| weight(&key, &value)))
     }
 
     /// The next generation, filled and durable.
