@@ -28,6 +28,10 @@ const FATAL: [&str; 4] = [
     "is not what its ground state compiles to",
 ];
 
+/// What a node says of a damaged directory before it ends; that it ends is looked at by the fault that
+/// damaged it, and remembered of any other node.
+const REFUSED: &str = "this node must rejoin as a new member";
+
 /// Writes down that the run entered a phase.
 pub fn phase(fleet: &Fleet, phase: Phase) {
     let recorder = fleet.recorder();
@@ -164,7 +168,8 @@ pub fn said_by_nodes(fleet: &Fleet) -> Vec<String> {
         let text = fleet.log(at);
         let bad = text
             .lines()
-            .filter(|line| FATAL.iter().any(|fatal| line.contains(fatal)));
+            .filter(|line| FATAL.iter().any(|fatal| line.contains(fatal)))
+            .filter(|line| !line.contains(REFUSED));
         let name = fleet.name(at);
         found.extend(bad.take(5).map(|line| format!("{name} said: {line}")));
     }

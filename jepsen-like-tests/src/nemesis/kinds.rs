@@ -51,9 +51,9 @@ kinds! {
     /// One is asked to stop.
     StopOne: "stop-one", Kill, 100..=4_000;
     /// One is stopped where it is.
-    PauseOne: "pause-one", Pause, 100..=15_000;
+    PauseOne: "pause-one", Pause, 100..=30_000;
     /// The leader is.
-    PauseLeader: "pause-leader", Pause, 100..=15_000;
+    PauseLeader: "pause-leader", Pause, 100..=30_000;
     /// A majority is.
     PauseMajority: "pause-majority", Pause, 100..=4_000;
     /// The leader reaches no other node; clients reach it.

@@ -13,9 +13,9 @@ use crate::http1::{Call, Connection};
 use crate::workloads::registers::flag_config;
 
 /// Entries beyond those that are certainly kept.
-const MORE: u64 = 50;
+const MORE: u64 = 200;
 /// The longest that a node is away.
-const AWAY_MAX: Duration = Duration::from_secs(20);
+const AWAY_MAX: Duration = Duration::from_secs(30);
 /// How long a snapshot may take to arrive, while other faults go on.
 const ARRIVES_MAX: Duration = Duration::from_secs(20);
 /// Writes between two looks.
@@ -43,7 +43,8 @@ pub(super) async fn perform(act: &mut Act) -> Result<()> {
     let before = taken(&fleet, at);
     let from = newest(&fleet).await.unwrap_or_default();
     fleet.kill(at)?;
-    let away = 2 * every(&fleet) + MORE;
+    // So many are kept behind the newest snapshot, which is being written while others come.
+    let away = 4 * every(&fleet) + MORE;
     let end = tokio::time::Instant::now() + AWAY_MAX;
     while tokio::time::Instant::now() < end && !act.is_over() {
         fill(&fleet).await;
