@@ -354,7 +354,7 @@ impl<'a> Parts<'a> {
             return Verdict::Unknown("the staleness bound is not in the header".to_owned());
         }
         let evaluations = self.events.iter().filter_map(|event| match event {
-            Event::Evaluation(one) if one.snapshot_version > 0 => Some(one),
+            Event::Evaluation(one) if one.snapshot_version > 0 || one.fresh => Some(one),
             _ => None,
         });
         let evaluations: Vec<_> = evaluations.collect();

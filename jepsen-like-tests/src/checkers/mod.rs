@@ -16,6 +16,7 @@ pub mod judge;
 pub mod liveness;
 pub mod never_back;
 pub mod one_variant;
+mod quick;
 pub mod registers;
 pub mod search;
 pub mod streams;

@@ -24,6 +24,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::quick::QuickMap;
 use super::{Complaints, Verdict};
 use crate::history::{Action, Operation, Outcome, Seen};
 
@@ -542,8 +543,8 @@ fn resolve<'a>(
     name: &str,
     operations: &[&'a Operation],
     complaints: &mut Complaints<Rule>,
-) -> Result<HashMap<&'a Arc<str>, u64>, String> {
-    let mut writers: HashMap<&Arc<str>, &Operation> = HashMap::new();
+) -> Result<QuickMap<&'a Arc<str>, u64>, String> {
+    let mut writers: QuickMap<&Arc<str>, &Operation> = QuickMap::default();
     for operation in operations {
         if let Action::Write {
             value: Some(value), ..
@@ -555,7 +556,7 @@ fn resolve<'a>(
             ));
         }
     }
-    let mut at: HashMap<&Arc<str>, u64> = HashMap::new();
+    let mut at: QuickMap<&Arc<str>, u64> = QuickMap::default();
     for operation in operations.iter().copied() {
         let (Outcome::Read {
             seen: Some(seen), ..

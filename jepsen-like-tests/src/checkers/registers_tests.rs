@@ -506,7 +506,7 @@ fn older(history: &[Operation], than: u64) -> Option<Seen> {
         })
 }
 
-/// 100 clients and 3 % of unknown outcome. For the figure of README.md:
+/// 100 clients and 3 % of unknown outcome. For the figure in RUNS.md:
 /// PENNON_OPERATIONS=5000000 cargo test --release -p jepsen-like-tests --lib a_long_history -- --nocapture
 #[test]
 fn a_long_history_takes_seconds() {
