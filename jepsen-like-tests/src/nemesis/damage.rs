@@ -26,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) async fn perform(act: &mut Act) -> Result<()> {
     let arena = Arc::clone(&act.arena);
-    let Ok(_alone) = arena.damaging.try_lock() else {
-        return Err(Failure::new("another node is being damaged"));
+    let Ok(_alone) = arena.losing.try_lock() else {
+        return Err(Failure::new("another node is losing what it has"));
     };
     let fleet = &arena.fleet;
     let founders = 0..fleet.layout().size;

@@ -60,7 +60,11 @@ async fn add_and_remove(act: &mut Act) -> Result<()> {
 
 /// A node loses everything and comes back as a new member under its name.
 async fn replace(act: &mut Act) -> Result<()> {
-    let fleet = Arc::clone(&act.arena.fleet);
+    let arena = Arc::clone(&act.arena);
+    let Ok(_alone) = arena.losing.try_lock() else {
+        return Err(Failure::new("another node is losing what it has"));
+    };
+    let fleet = &arena.fleet;
     let running = act.shuffled(fleet.alive());
     let look = || running.iter().find_map(|at| fleet.claim(*at));
     let claim = act.wait_for(TARGET_MAX, look).await;
@@ -69,7 +73,12 @@ async fn replace(act: &mut Act) -> Result<()> {
     act.asked(&[at]);
     fleet.kill(at)?;
     act.rest(act.planned.lasts).await;
-    let id = rejoin(&fleet, at).await?;
+    let joined = rejoin(fleet, at).await;
+    if joined.is_err() && fleet.process_id(at).is_none() {
+        // It is still a member, and has what it had.
+        fleet.start(at)?;
+    }
+    let id = joined?;
     act.acted(format!("{} is back as member {id}", fleet.name(at)), 1);
     Ok(())
 }

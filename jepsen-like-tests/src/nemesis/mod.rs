@@ -97,8 +97,9 @@ pub struct Arena {
     links: links::Links,
     /// Small disks, by node.
     disks: BTreeMap<usize, SmallDisk>,
-    /// Held by the one fault that damages files.
-    damaging: tokio::sync::Mutex<()>,
+    /// Held by the one fault that has a node lose its directory: with two at a time, those left could
+    /// decide nothing, not even who is a member.
+    losing: tokio::sync::Mutex<()>,
     tally: Mutex<Tally>,
 }
 
@@ -124,7 +125,7 @@ impl Arena {
             stop: watch::channel(false).0,
             links: links::Links::default(),
             disks,
-            damaging: tokio::sync::Mutex::default(),
+            losing: tokio::sync::Mutex::default(),
             tally: Mutex::default(),
         })
     }
