@@ -314,6 +314,59 @@ impl Store {
     }
 }
 
+/// One of the clients of a store.
+struct Watcher {
+    number: u32,
+    connection: u32,
+    version: Option<u64>,
+    open: bool,
+}
+
+impl Watcher {
+    /// What it sees of a store at one moment.
+    fn look(&mut self, store: &Store, dice: &mut Dice, seen: &mut Vec<StreamItem>) {
+        if !self.open {
+            self.connection += 1;
+            self.open = true;
+            let (node, since) = (0, self.version);
+            seen.push(StreamItem::Asked { node, since });
+            seen.push(StreamItem::Hello {
+                cluster: "c".into(),
+                intent: "changes".into(),
+                version: store.version,
+                bound_ms: 1_000,
+            });
+        }
+        if dice.one_in(3) {
+            return; // It is slow, and gets several changes as one.
+        }
+        let beat = StreamItem::Heartbeat {
+            version: store.version,
+            open_ms: 5,
+            fresh_age_ms: 3,
+        };
+        seen.push(match self.version {
+            Some(have) if !dice.one_in(9) => store.delta(have).unwrap_or(beat.clone()),
+            _ => store.snapshot(),
+        });
+        self.version = Some(store.version);
+        if dice.one_in(2) {
+            seen.push(beat);
+        }
+        if dice.one_in(7) {
+            seen.push(match dice.one_in(2) {
+                true => StreamItem::Goodbye,
+                false => StreamItem::Cut,
+            });
+            self.open = false;
+            // It forgets, or resumes.
+            if dice.one_in(4) {
+                self.version = None;
+            }
+        }
+    }
+}
+
 /// What five clients of a store see while it is written to, with the writes.
 pub(crate) fn streamed(seed: u64, writes: u64) -> Vec<Event> {
     let mut dice = Dice::new(seed);
@@ -323,8 +376,14 @@ pub(crate) fn streamed(seed: u64, writes: u64) -> Vec<Event> {
         past: BTreeMap::new(),
     };
     let mut events = Vec::new();
-    // (connection, version held)
-    let mut clients: [(u32, Option<u64>, bool); 5] = [(0, None, false); 5];
+    let mut watchers: Vec<Watcher> = (0..5)
+        .map(|number| Watcher {
+            number,
+            connection: 0,
+            version: None,
+            open: false,
+        })
+        .collect();
     for n in 0..writes {
         let set = store.write(&mut dice);
         events.push(Event::ChangeSet(ChangeSet {
@@ -340,67 +399,18 @@ pub(crate) fn streamed(seed: u64, writes: u64) -> Vec<Event> {
                 },
             },
         }));
-        for (client, (connection, version, open)) in clients.iter_mut().enumerate() {
-            let mut see = |connection, item| {
-                events.push(Event::Stream(StreamEvent {
-                    at: n * 100 + 30 + client as u64,
-                    client: client as u32,
-                    connection,
+        for watcher in &mut watchers {
+            let mut seen = Vec::new();
+            watcher.look(&store, &mut dice, &mut seen);
+            events.extend(seen.into_iter().map(|item| {
+                Event::Stream(StreamEvent {
+                    at: n * 100 + 30 + u64::from(watcher.number),
+                    client: watcher.number,
+                    connection: watcher.connection,
                     scope: "e".into(),
                     item,
-                }));
-            };
-            if !*open {
-                *connection += 1;
-                *open = true;
-                let (node, since) = (0, *version);
-                see(*connection, StreamItem::Asked { node, since });
-                see(
-                    *connection,
-                    StreamItem::Hello {
-                        cluster: "c".into(),
-                        intent: "changes".into(),
-                        version: store.version,
-                        bound_ms: 1_000,
-                    },
-                );
-            }
-            if dice.one_in(3) {
-                continue; // It is slow, and gets several changes as one.
-            }
-            let item = match *version {
-                Some(have) if !dice.one_in(9) => store.delta(have).unwrap_or({
-                    StreamItem::Heartbeat {
-                        version: store.version,
-                        open_ms: n,
-                        fresh_age_ms: 3,
-                    }
-                }),
-                _ => store.snapshot(),
-            };
-            see(*connection, item);
-            *version = Some(store.version);
-            if dice.one_in(2) {
-                let beat = StreamItem::Heartbeat {
-                    version: store.version,
-                    open_ms: n,
-                    fresh_age_ms: 3,
-                };
-                see(*connection, beat);
-            }
-            if dice.one_in(7) {
-                let item = if dice.one_in(2) {
-                    StreamItem::Goodbye
-                } else {
-                    StreamItem::Cut
-                };
-                see(*connection, item);
-                *open = false;
-                // It forgets, or resumes.
-                if dice.one_in(4) {
-                    *version = None;
-                }
-            }
+                })
+            }));
         }
     }
     events

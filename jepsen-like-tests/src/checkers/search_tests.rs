@@ -32,11 +32,6 @@ fn world(seed: u64, count: u64, fault: Fault) -> Vec<Operation> {
         let moment = 1_000 + n * 10;
         version += dice.roll(2);
         let wrong = fault != Fault::None && dice.one_in(12);
-        let show = |state: &Option<(u64, Arc<str>)>| {
-            state
-                .clone()
-                .map(|(version, value)| Seen { version, value })
-        };
         let have = state.as_ref().map(|(version, _)| *version);
         let value: Option<Arc<str>> =
             (have.is_none() || !dice.one_in(5)).then(|| format!("v{n}").into());
@@ -90,16 +85,7 @@ fn world(seed: u64, count: u64, fault: Fault) -> Vec<Operation> {
                 Action::Write { .. } => Outcome::Unknown,
             };
         }
-        match &outcome {
-            Outcome::Written { version } => drop(told.insert(*version)),
-            Outcome::Read {
-                seen: Some(seen), ..
-            }
-            | Outcome::Conflict {
-                seen: Some(seen), ..
-            } => drop(told.insert(seen.version)),
-            _ => {}
-        }
+        told.extend(tells(&outcome));
         let (early, late) = (dice.roll(35), dice.roll(35));
         history.push(Operation {
             client: (n % 4) as u32,
@@ -111,6 +97,22 @@ fn world(seed: u64, count: u64, fault: Fault) -> Vec<Operation> {
         });
     }
     history
+}
+
+fn show(state: &Option<(u64, Arc<str>)>) -> Option<Seen> {
+    let (version, value) = state.clone()?;
+    Some(Seen { version, value })
+}
+
+/// The version of the register that an outcome tells of.
+fn tells(outcome: &Outcome) -> Option<u64> {
+    match outcome {
+        Outcome::Written { version } => Some(*version),
+        Outcome::Read { seen, .. } | Outcome::Conflict { seen, .. } => {
+            seen.as_ref().map(|seen| seen.version)
+        }
+        Outcome::NotDone | Outcome::Unknown => None,
+    }
 }
 
 /// What the two say, unless one of them cannot say.
