@@ -120,7 +120,11 @@ pub(crate) async fn watch(core: Weak<Core>) {
         let address = here.peers.address(&leader.member);
         let lost = tokio::select! {
             lost = here.succession.lost(&address) => lost,
-            _ = statuses.wait_for(over) => continue,
+            over = statuses.wait_for(over) => match over {
+                Ok(_) => continue,
+                // Consensus has ended, and with it whatever it last said.
+                Err(_) => return,
+            },
         };
         if lost {
             succeed(&here, &status, reign).await;

@@ -10,6 +10,7 @@
 
 mod away;
 mod clocks;
+mod ended;
 mod full_disk;
 mod history;
 mod learners;
