@@ -80,6 +80,8 @@ pub struct NodeOptions {
     pub drain: Duration,
     /// Bytes of the disk below which no changes are taken; 0 for no such mark.
     pub min_free: u64,
+    /// The length of a file of the log, in bytes.
+    pub segment_bytes: u64,
     /// What this release knows: [`Features::THIS`], but for tests of mixed releases.
     pub features: Features,
 }
@@ -98,6 +100,7 @@ impl NodeOptions {
             confirm_interval: Duration::from_millis(500),
             drain: Duration::from_secs(5),
             min_free: crate::settings::MIN_FREE_DEFAULT,
+            segment_bytes: LogOptions::default().segment_bytes,
             features: Features::THIS,
         }
     }
@@ -553,9 +556,13 @@ impl Shared {
         let identity = self.identity();
         let node = identity.node;
         let space = Space::new(self.store.disk.clone(), self.options.min_free);
+        let log = LogOptions {
+            segment_bytes: self.options.segment_bytes,
+            ..LogOptions::default()
+        };
         let opened = self
             .store
-            .open_log(identity, space.clone(), self.unusable.clone())
+            .open_log(identity, log, space.clone(), self.unusable.clone())
             .await?;
         let (log, snapshots, history, identity) = opened;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
@@ -726,6 +733,7 @@ impl Store {
     async fn open_log(
         &self,
         mut identity: Identity,
+        log: LogOptions,
         space: Space,
         unusable: watch::Sender<Option<String>>,
     ) -> Result<(SegmentLog, SnapshotStore, Arc<dyn History>, Identity), String> {
@@ -735,10 +743,7 @@ impl Store {
                 Blocking::Threads => Flushing::Thread,
                 Blocking::Inline => Flushing::Inline,
             };
-            let options = LogOptions {
-                flushing,
-                ..LogOptions::default()
-            };
+            let options = LogOptions { flushing, ..log };
             let (log, snapshots) = directory::open(&disk, &mut identity, options, space.clone())
                 .map_err(|why| why.to_string())?;
             let history = open_history(disk, in_files, space, unusable)?;

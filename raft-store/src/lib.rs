@@ -20,6 +20,7 @@ pub mod backup;
 pub mod changes;
 pub mod codec;
 pub mod command;
+pub mod dice;
 pub mod directory;
 pub mod disk;
 pub mod history;

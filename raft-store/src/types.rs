@@ -48,6 +48,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Member,
         LeaderId = LeaderId<u64, u64>,
+        AsyncRuntime = crate::dice::Runtime,
 );
 
 pub(crate) type CommittedLeaderId = <LeaderId<u64, u64> as RaftLeaderId>::Committed;

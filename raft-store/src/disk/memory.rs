@@ -328,23 +328,32 @@ impl Contents {
         }
     }
 
+    /// Makes every write durable, without a copy of what was durable already.
+    fn settle(&mut self) {
+        for operation in std::mem::take(&mut self.unsynced) {
+            survive(&mut self.durable, &operation, Kept::All);
+        }
+    }
+
     fn surviving(&self, keep: &mut impl FnMut(&Operation) -> Kept) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         for operation in &self.unsynced {
-            let kept = keep(operation);
-            match operation {
-                Operation::Write {
-                    offset,
-                    bytes: written,
-                    ..
-                } => write_kept(&mut bytes, *offset, written, kept),
-                Operation::SetLen { len, .. } if kept.keeps_names() => {
-                    bytes.resize(to_usize(*len), 0)
-                }
-                _ => {}
-            }
+            survive(&mut bytes, operation, keep(operation));
         }
         bytes
+    }
+}
+
+/// Does what a power cut leaves of one operation on a file.
+fn survive(bytes: &mut Vec<u8>, operation: &Operation, kept: Kept) {
+    match operation {
+        Operation::Write {
+            offset,
+            bytes: written,
+            ..
+        } => write_kept(bytes, *offset, written, kept),
+        Operation::SetLen { len, .. } if kept.keeps_names() => bytes.resize(to_usize(*len), 0),
+        _ => {}
     }
 }
 
@@ -472,8 +481,7 @@ impl State {
             }
             Operation::SyncFile { file } => {
                 if let Some(contents) = self.files.get_mut(file) {
-                    contents.durable = contents.surviving(&mut |_| Kept::All);
-                    contents.unsynced.clear();
+                    contents.settle();
                 }
             }
         }
