@@ -1,4 +1,5 @@
-//! HTTP/1.1 over one kept connection, with nothing in between: no retry, no failover, no pool.
+//! HTTP/1.1 over one kept connection, with nothing in between: no retry, no failover, no pool. Over
+//! TCP, or over whatever a simulation hands in ([`Dial`]).
 //!
 //! What must hold: a request that was sent and not answered is told apart from one that was
 //! certainly not sent, because the history needs to know.
@@ -7,6 +8,7 @@
 //! to try again, which a history of single attempts must not, and it costs more per request than a
 //! load generator on the same two cores may.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +17,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use pennon_node::net::{Connect, TcpConnect};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::failure::{Failure, Result};
 
-/// Longest wait for a connection on loopback.
+/// Longest wait for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// Why there is no answer.
@@ -33,6 +35,29 @@ pub enum NoAnswer {
     /// It may have.
     #[error("no answer: {0}")]
     Lost(String),
+}
+
+/// How connections are opened; by TCP unless told otherwise.
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Connect>);
+
+impl Default for Dial {
+    fn default() -> Dial {
+        Dial(Arc::new(TcpConnect::default()))
+    }
+}
+
+impl std::fmt::Debug for Dial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dial")
+    }
+}
+
+impl Dial {
+    /// Opens them by something else.
+    pub fn by(connect: Arc<dyn Connect>) -> Dial {
+        Dial(connect)
+    }
 }
 
 /// An answer, whatever its status.
@@ -96,15 +121,22 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    /// Connects to `host:port` by TCP.
+    ///
+    /// # Errors
+    /// As [`Connection::dial`].
+    pub async fn open(address: &str) -> Result<Connection> {
+        Connection::dial(&Dial::default(), address).await
+    }
+
     /// Connects to `host:port`.
     ///
     /// # Errors
     /// When nobody accepts within two seconds.
-    pub async fn open(address: &str) -> Result<Connection> {
+    pub async fn dial(dial: &Dial, address: &str) -> Result<Connection> {
         let connecting = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            handshake(TokioIo::new(stream))
+            let io = dial.0.connect(address).await?;
+            handshake(TokioIo::new(io))
                 .await
                 .map_err(std::io::Error::other)
         };

@@ -31,7 +31,12 @@ const ARROWS: [(&str, &[&str]); 5] = [
     ),
     (
         "jepsen-like-tests",
-        &["pennon-client", "pennon-evaluator", "pennon-raft-store"],
+        &[
+            "pennon-client",
+            "pennon-evaluator",
+            "pennon-raft-store",
+            "pennon-node",
+        ],
     ),
 ];
 

@@ -311,6 +311,7 @@ async fn prepare(cluster: &Cluster, recorder: &Recorder, clients: u32, seed: u64
         retries_max: 2,
         pause: Duration::from_millis(2),
         seed,
+        dial: Default::default(),
     };
     make_environment(cluster.address(0), ENVIRONMENT).await;
     for register in &plan.lasting {

@@ -11,6 +11,7 @@ use super::fleet::Fleet;
 use super::run::ENVIRONMENT;
 use super::settings::{Parameters, Settings};
 use crate::failure::Result;
+use crate::http1::Dial;
 use crate::workloads::{Site, backups, ended, evaluations, hostile, pairs, registers, streams};
 
 /// Who writes change sets.
@@ -200,5 +201,6 @@ fn plan(settings: &Settings, parameters: &Parameters, fleet: &Fleet) -> register
         retries_max: parameters.retries_max,
         pause: parameters.pause,
         seed: settings.seed,
+        dial: Dial::default(),
     }
 }

@@ -21,7 +21,7 @@ use crate::failure::{Failure, Result};
 use crate::history::{
     Action, Attempt, Event, FinalRead, HistoryLine, Operation, Outcome, Recorder, Request, Seen,
 };
-use crate::http1::{Answer, Call, Connection, NoAnswer};
+use crate::http1::{Answer, Call, Connection, Dial, NoAnswer};
 
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ pub struct Plan {
     pub pause: Duration,
     /// Seeds what each client does.
     pub seed: u64,
+    /// How connections are opened.
+    pub dial: Dial,
 }
 
 /// The FlagConfig that holds a value.
@@ -245,7 +247,7 @@ impl Worker {
             None => {
                 let addresses = self.addresses();
                 let address = &addresses[self.node % addresses.len()];
-                Connection::open(address)
+                Connection::dial(&self.plan.dial, address)
                     .await
                     .map_err(|why| NoAnswer::NotSent(why.to_string()))?
             }
@@ -329,7 +331,7 @@ fn seen(object: &Value) -> Option<Seen> {
 /// When one of them cannot be read.
 pub async fn read_all(plan: &Plan, recorder: &Recorder) -> Result<BTreeMap<Arc<str>, Final>> {
     let mut end = BTreeMap::new();
-    let mut connection = Connection::open(&plan.addresses[0]).await?;
+    let mut connection = Connection::dial(&plan.dial, &plan.addresses[0]).await?;
     for register in plan.lasting.iter().chain(&plan.passing) {
         let invoked = recorder.now();
         let read = Call::get(path_of(register));

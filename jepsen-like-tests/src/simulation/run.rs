@@ -1,0 +1,395 @@
+//! One seed from beginning to end: faults while clients work, then healing, then the reckoning.
+//!
+//! 1. The cluster forms; clients read and write.
+//! 2. For the time that was asked for, faults begin and end.
+//! 3. Everything is healed. Within [`RECOVER_MS`] a write must be acknowledged, and all nodes must be
+//!    in one state behind one leader.
+//! 4. Clients stop; every register is read through every node; the history is judged.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::cluster::{Cluster, addresses};
+use super::faults::Faults;
+use super::host::Host;
+use super::network::Wires;
+use super::swarm::{Parameters, Planned};
+use super::trace::Trace;
+use super::universe::Universe;
+use crate::checkers::durable::{self, Final};
+use crate::checkers::registers::{self as register_checker, Demand};
+use crate::failure::{Failure, Result};
+use crate::history::{Outcome, Recorder};
+use crate::http1::{Call, Connection, Dial};
+use crate::workloads::registers::{self, Plan};
+
+/// After healing, until writes go on and all nodes are in one state.
+const RECOVER_MS: u64 = 10_000;
+
+/// After that clients go on for as long, without faults.
+const CALM_MS: u64 = 2_000;
+
+/// Longest time for the last reads.
+const LAST_READS_MS: u64 = 20_000;
+
+/// A run of fewer acknowledged writes shows too little.
+const WRITES_MIN: usize = 10;
+
+/// How a seed is run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where the trace is written as text.
+    pub trace: Option<PathBuf>,
+    /// Numbers of planned faults that are left out.
+    pub without: Vec<usize>,
+}
+
+/// What came of a seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Every promise was kept, and enough was seen.
+    Valid,
+    /// One was broken.
+    Invalid,
+    /// It cannot be said.
+    Unknown,
+}
+
+/// A run, told.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The verdict.
+    pub judgement: Judgement,
+    /// What is wrong, or what is missing.
+    pub complaints: Vec<String>,
+    /// How often what happened.
+    pub counts: BTreeMap<String, u64>,
+    /// The digest over everything that happened, and of how many events.
+    pub trace: (u64, u64),
+    /// Simulated milliseconds.
+    pub simulated_ms: u64,
+}
+
+/// What the clients are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Work,
+    /// Stop, then read everything.
+    Reckon,
+}
+
+type Finals = Result<BTreeMap<Arc<str>, Final>>;
+
+/// The world of one seed.
+struct World {
+    universe: Universe,
+    cluster: Cluster,
+    clients: Vec<Host>,
+    faults: Faults,
+    recorder: Recorder,
+    phase: watch::Sender<Phase>,
+    finals: Arc<Mutex<Vec<Finals>>>,
+}
+
+/// The faults that a seed plans, as lines.
+pub fn planned(parameters: &Parameters) -> Vec<String> {
+    parameters.plan().iter().map(Planned::to_string).collect()
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// When the simulation itself cannot run; that is no verdict.
+pub fn run(parameters: &Parameters, options: &Options) -> Result<Report> {
+    let panics = count_panics();
+    super::log::watch_over();
+    let trace = match &options.trace {
+        Some(path) => Trace::to_file(path)?,
+        None => Trace::default(),
+    };
+    pennon_raft_store::dice::load(parameters.seed);
+    let mut world = World::new(parameters, options, trace)?;
+    let mut complaints = world.play(parameters)?;
+    let mut unknown = Vec::new();
+    complaints.append(&mut world.cluster.seen.wrong);
+    let panicked = panics.load(Ordering::Relaxed);
+    if panicked > 0 {
+        complaints.push(format!("{panicked} panics"));
+    }
+    world.judge(&mut complaints, &mut unknown);
+    let judgement = match (complaints.is_empty(), unknown.is_empty()) {
+        (false, _) => Judgement::Invalid,
+        (true, false) => Judgement::Unknown,
+        (true, true) => Judgement::Valid,
+    };
+    complaints.append(&mut unknown);
+    let mut state = world.universe.lock();
+    Ok(Report {
+        judgement,
+        complaints,
+        counts: state.counts.clone(),
+        trace: state.trace.digest(),
+        simulated_ms: state.now_ms,
+    })
+}
+
+/// Counts panics from now on, of nodes and clients alike; each is printed as usual.
+fn count_panics() -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let usual = std::panic::take_hook();
+    let counted = count.clone();
+    std::panic::set_hook(Box::new(move |info| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        usual(info);
+    }));
+    count
+}
+
+impl World {
+    fn new(parameters: &Parameters, options: &Options, trace: Trace) -> Result<World> {
+        let universe = Universe::new(parameters.seed, trace);
+        universe.lock().net.usual.delay_ms = parameters.delay_ms;
+        universe.note(format_args!("{parameters}"));
+        let cluster = Cluster::new(&universe, parameters);
+        let times = universe.clone();
+        let recorder = Recorder::with_times(move || times.now());
+        let (phase, _) = watch::channel(Phase::Work);
+        let mut world = World {
+            cluster,
+            clients: vec![Host::new(&universe, "c0", parameters.seed)],
+            faults: Faults::new(Vec::new(), Vec::new()),
+            recorder,
+            phase,
+            finals: Arc::default(),
+            universe,
+        };
+        let machines = world.clients.iter().map(|host| host.machine).collect();
+        let mut plan = parameters.plan();
+        plan.retain(|planned| !options.without.contains(&planned.number));
+        world.faults = Faults::new(plan, machines);
+        Ok(world)
+    }
+
+    fn start_clients(&mut self, parameters: &Parameters) -> Result<()> {
+        let host = &mut self.clients[0];
+        let dial = Dial::by(Arc::new(Wires {
+            universe: self.universe.clone(),
+            machine: host.machine,
+        }));
+        let names = |prefix: &str, count| {
+            let name = |at| Arc::from(format!("{prefix}{at}"));
+            (0..count).map(name).collect::<Vec<Arc<str>>>()
+        };
+        let plan = Plan {
+            addresses: addresses(parameters.nodes),
+            own: match parameters.crowded {
+                true => (0..parameters.clients as usize)
+                    .map(|client| crowd(parameters.nodes, client))
+                    .collect(),
+                false => Vec::new(),
+            },
+            lasting: names("lasting", parameters.lasting),
+            passing: names("passing", parameters.passing),
+            clients: parameters.clients,
+            retries_max: 5,
+            pause: parameters.pause,
+            seed: parameters.seed,
+            dial,
+        };
+        let (phase, recorder, finals) = (
+            self.phase.subscribe(),
+            self.recorder.clone(),
+            self.finals.clone(),
+        );
+        host.start(|_| work(plan, phase, recorder, finals))
+    }
+
+    fn step(&mut self) -> Result<u64> {
+        self.universe.tick();
+        let now_ms = self.universe.lock().now_ms;
+        self.faults.tick(&mut self.cluster, now_ms);
+        self.cluster.tick(now_ms)?;
+        for client in &mut self.clients {
+            client.tick();
+        }
+        Ok(now_ms)
+    }
+
+    /// Steps until a condition holds; false when time is up first.
+    fn step_until(&mut self, until_ms: u64, holds: impl Fn(&World) -> bool) -> Result<bool> {
+        loop {
+            if holds(self) {
+                return Ok(true);
+            }
+            if self.step()? >= until_ms {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn acknowledged(&self) -> usize {
+        self.recorder.count(|operation| operation.is_acknowledged())
+    }
+
+    /// All phases; what was wrong with liveness.
+    fn play(&mut self, parameters: &Parameters) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        if !self.step_until(5_000, |world| world.cluster.converged())? {
+            wrong.push("no cluster formed within 5 s".to_owned());
+        }
+        self.start_clients(parameters)?;
+        self.step_until(parameters.seconds * 1000, |_| false)?;
+        let healed_ms = self.universe.lock().now_ms;
+        self.universe.note(format_args!("healed"));
+        self.faults.heal(&mut self.cluster, healed_ms);
+        let before = self.acknowledged();
+        let recover_ms = healed_ms + RECOVER_MS;
+        if !self.step_until(recover_ms, |world| world.acknowledged() > before)? {
+            wrong.push(format!("no write within {RECOVER_MS} ms of healing"));
+        }
+        let written_ms = self.universe.lock().now_ms - healed_ms;
+        self.universe
+            .count("ms until a write after healing", written_ms);
+        self.step_until(recover_ms.max(healed_ms + CALM_MS), |_| false)?;
+        self.phase.send_replace(Phase::Reckon);
+        let end_ms = self.universe.lock().now_ms + LAST_READS_MS;
+        let nodes = self.cluster.members.len();
+        let read = |world: &World| world.lock_finals().len() == nodes;
+        if !self.step_until(end_ms, read)? {
+            wrong.push(format!("the last reads took more than {LAST_READS_MS} ms"));
+        }
+        let end_ms = self.universe.lock().now_ms + CALM_MS;
+        if !self.step_until(end_ms, |world| world.cluster.converged())? {
+            let states = self.cluster.states();
+            wrong.push(format!("no convergence after healing: {states:?}"));
+        }
+        Ok(wrong)
+    }
+
+    fn lock_finals(&self) -> std::sync::MutexGuard<'_, Vec<Finals>> {
+        self.finals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn judge(&self, complaints: &mut Vec<String>, unknown: &mut Vec<String>) {
+        let operations = self.recorder.operations();
+        let mut state = self.universe.lock();
+        let mut count = |name: &str, holds: fn(&Outcome) -> bool| {
+            let found = operations.iter().filter(|one| holds(&one.outcome)).count();
+            state.count(name, found as u64);
+        };
+        count("writes", |outcome| {
+            matches!(outcome, Outcome::Written { .. })
+        });
+        count("reads", |outcome| matches!(outcome, Outcome::Read { .. }));
+        count("conflicts", |outcome| {
+            matches!(outcome, Outcome::Conflict { .. })
+        });
+        count("unknown outcomes", |outcome| *outcome == Outcome::Unknown);
+        count("not done", |outcome| *outcome == Outcome::NotDone);
+        drop(state);
+        let demand = Demand {
+            writes_min: WRITES_MIN,
+            reads_min: 1,
+            conflicts_min: 0,
+        };
+        let linearizable = register_checker::check(&operations, demand);
+        sort("registers", &linearizable, complaints, unknown);
+        for end in self.lock_finals().iter() {
+            match end {
+                Ok(end) => {
+                    let durable = durable::check(&operations, end, WRITES_MIN);
+                    sort("durable", &durable, complaints, unknown);
+                }
+                Err(why) => complaints.push(format!("the last reads: {why}")),
+            }
+        }
+        let terms = self.cluster.terms_led();
+        if terms == 0 {
+            unknown.push("nobody ever led".to_owned());
+        }
+    }
+}
+
+fn sort<R: std::fmt::Debug>(
+    name: &str,
+    verdict: &crate::checkers::Verdict<R>,
+    complaints: &mut Vec<String>,
+    unknown: &mut Vec<String>,
+) {
+    if verdict.is_unknown() {
+        unknown.push(format!("{name} {verdict}"));
+    } else if !verdict.is_valid() {
+        complaints.push(format!("{name} {verdict}"));
+    }
+}
+
+/// The clients of registers, in their machine.
+async fn work(
+    plan: Plan,
+    mut phase: watch::Receiver<Phase>,
+    recorder: Recorder,
+    finals: Arc<Mutex<Vec<Finals>>>,
+) {
+    keep_all_history(&plan).await;
+    let running = registers::start(&plan, &recorder);
+    // The world outlives its machines.
+    let _ = phase.wait_for(|phase| *phase == Phase::Reckon).await;
+    let stopped = running.stop().await;
+    if let Err(why) = stopped {
+        keep(&finals, Err(why));
+    }
+    for at in 0..plan.addresses.len() {
+        let mut through = plan.clone();
+        through.addresses.rotate_left(at);
+        let read = read_all(&through, &recorder).await;
+        keep(&finals, read);
+    }
+}
+
+/// The addresses turned so that this client begins at the first node, as all others do.
+fn crowd(nodes: usize, client: usize) -> Vec<String> {
+    let mut turned = addresses(nodes);
+    turned.rotate_right(client % nodes);
+    turned
+}
+
+/// Has the cluster keep every change of an object, so that none is missed at the end.
+async fn keep_all_history(plan: &Plan) {
+    let call = Call::put("/v1/settings/history", &json!({"per_object": 10_000}));
+    let call = call.if_absent().request_id("keep-all-history");
+    for address in plan.addresses.iter().cycle().take(100) {
+        if let Ok(mut connection) = Connection::dial(&plan.dial, address).await
+            && let Ok(answer) = connection.send(&call, Duration::from_secs(2)).await
+            && answer.status.is_success()
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn keep(finals: &Mutex<Vec<Finals>>, read: Finals) {
+    finals
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(read);
+}
+
+/// Reads everything through the first node of the plan, again if it is not ready yet.
+async fn read_all(plan: &Plan, recorder: &Recorder) -> Finals {
+    let mut last = Failure::new("never tried");
+    for _ in 0..20 {
+        match registers::read_all(plan, recorder).await {
+            Ok(end) => return Ok(end),
+            Err(why) => last = why,
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err(last)
+}
