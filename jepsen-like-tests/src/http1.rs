@@ -296,12 +296,20 @@ impl Call {
             .map_err(Failure::new)
     }
 
-    /// Sends it over a connection of its own.
+    /// Sends it over a TCP connection of its own.
     ///
     /// # Errors
     /// When there is no answer within the time.
     pub async fn to(&self, address: &str, within: Duration) -> Result<Answer> {
-        let mut connection = Connection::open(address).await?;
+        self.over(&Dial::default(), address, within).await
+    }
+
+    /// Sends it over a connection of its own that is opened this way.
+    ///
+    /// # Errors
+    /// When there is no answer within the time.
+    pub async fn over(&self, dial: &Dial, address: &str, within: Duration) -> Result<Answer> {
+        let mut connection = Connection::dial(dial, address).await?;
         let sent = connection.send(self, within).await;
         sent.map_err(|why| {
             Failure::during(format!("{} {} at {address}", self.method, self.path), why)

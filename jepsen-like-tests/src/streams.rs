@@ -13,7 +13,7 @@ use pennon_evaluator::wire::{
 use serde_json::Value;
 
 use crate::failure::{Failure, Result};
-use crate::http1::{Call, Connection};
+use crate::http1::{Call, Connection, Dial};
 
 /// One Server-Sent Event.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,8 +34,8 @@ struct Open {
 }
 
 impl Open {
-    async fn new(address: &str, path: &str, accept: &str) -> Result<Open> {
-        let mut connection = Connection::open(address).await?;
+    async fn new(dial: &Dial, address: &str, path: &str, accept: &str) -> Result<Open> {
+        let mut connection = Connection::dial(dial, address).await?;
         let response = connection
             .begin(&Call::get(path).header("accept", accept))
             .await
@@ -97,7 +97,7 @@ impl Events {
     /// When it is refused.
     pub async fn open(address: &str, path: &str) -> Result<Events> {
         Ok(Events {
-            open: Open::new(address, path, MEDIA_TYPE_EVENTS).await?,
+            open: Open::new(&Dial::default(), address, path, MEDIA_TYPE_EVENTS).await?,
             buffer: String::new(),
         })
     }
@@ -182,7 +182,15 @@ impl Frames {
     /// # Errors
     /// When it is refused.
     pub async fn open(address: &str, path: &str) -> Result<Frames> {
-        let open = Open::new(address, path, MEDIA_TYPE_FRAMES).await?;
+        Frames::dial(&Dial::default(), address, path).await
+    }
+
+    /// Opens a stream over a connection that is opened this way.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn dial(dial: &Dial, address: &str, path: &str) -> Result<Frames> {
+        let open = Open::new(dial, address, path, MEDIA_TYPE_FRAMES).await?;
         Ok(Frames {
             open,
             decoder: FrameDecoder::default(),

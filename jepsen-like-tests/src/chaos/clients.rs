@@ -88,6 +88,7 @@ impl Clients {
             recorder: fleet.recorder().clone(),
             environment: ENVIRONMENT.into(),
             ways: Arc::new(ways),
+            dial: Dial::default(),
             seed: settings.seed,
             directory: fleet.layout().directory.clone(),
             stop: Arc::new(AtomicBool::new(false)),

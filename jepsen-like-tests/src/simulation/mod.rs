@@ -6,7 +6,7 @@
 //!  universe: true time, wires, trace ◄──── faults begin and end
 //!     │  a millisecond at a time
 //!     ├─► n0..n4: a runtime each, with clocks and a disk of its own ── the node as it is in production
-//!     └─► c0: clients of the workloads ── the same code that runs over sockets
+//!     └─► c0..c2: clients of the workloads ── the same code that runs over sockets; e0..e2: applications
 //! ```
 //!
 //! What must hold: **the same seed gives the same trace**, in every process and on every machine;
@@ -22,6 +22,7 @@
 //!
 //! Left out: threads (the log's and the history's), which have tests of their own; other releases.
 
+mod clients;
 mod cluster;
 mod disk;
 mod faults;

@@ -8,26 +8,18 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use serde_json::json;
-use tokio::sync::watch;
-
+use super::clients::Clients;
 use super::cluster::{Cluster, addresses};
 use super::faults::Faults;
-use super::host::Host;
-use super::network::Wires;
 use super::swarm::{Parameters, Planned};
 use super::trace::Trace;
 use super::universe::Universe;
-use crate::checkers::durable::{self, Final};
-use crate::checkers::registers::{self as register_checker, Demand};
-use crate::failure::{Failure, Result};
-use crate::history::{Outcome, Recorder};
-use crate::http1::{Call, Connection, Dial};
-use crate::workloads::registers::{self, Plan};
+use crate::checkers::judge::{self, Demand};
+use crate::failure::Result;
+use crate::history::{Header, Outcome, Recorder};
 
 /// After healing, until writes go on and all nodes are in one state.
 const RECOVER_MS: u64 = 10_000;
@@ -76,25 +68,13 @@ pub struct Report {
     pub simulated_ms: u64,
 }
 
-/// What the clients are to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Work,
-    /// Stop, then read everything.
-    Reckon,
-}
-
-type Finals = Result<BTreeMap<Arc<str>, Final>>;
-
 /// The world of one seed.
 struct World {
     universe: Universe,
     cluster: Cluster,
-    clients: Vec<Host>,
+    clients: Clients,
     faults: Faults,
     recorder: Recorder,
-    phase: watch::Sender<Phase>,
-    finals: Arc<Mutex<Vec<Finals>>>,
 }
 
 /// The faults that a seed plans, as lines.
@@ -159,55 +139,23 @@ impl World {
         let cluster = Cluster::new(&universe, parameters);
         let times = universe.clone();
         let recorder = Recorder::with_times(move || times.now());
-        let (phase, _) = watch::channel(Phase::Work);
         let mut world = World {
             cluster,
-            clients: vec![Host::new(&universe, "c0", parameters.seed)],
+            clients: Clients::new(&universe, parameters, &recorder),
             faults: Faults::new(Vec::new(), Vec::new()),
             recorder,
-            phase,
-            finals: Arc::default(),
             universe,
         };
-        let machines = world.clients.iter().map(|host| host.machine).collect();
+        let machines = world
+            .clients
+            .hosts
+            .iter()
+            .map(|host| host.machine)
+            .collect();
         let mut plan = parameters.plan();
         plan.retain(|planned| !options.without.contains(&planned.number));
         world.faults = Faults::new(plan, machines);
         Ok(world)
-    }
-
-    fn start_clients(&mut self, parameters: &Parameters) -> Result<()> {
-        let host = &mut self.clients[0];
-        let dial = Dial::by(Arc::new(Wires {
-            universe: self.universe.clone(),
-            machine: host.machine,
-        }));
-        let names = |prefix: &str, count| {
-            let name = |at| Arc::from(format!("{prefix}{at}"));
-            (0..count).map(name).collect::<Vec<Arc<str>>>()
-        };
-        let plan = Plan {
-            addresses: addresses(parameters.nodes),
-            own: match parameters.crowded {
-                true => (0..parameters.clients as usize)
-                    .map(|client| crowd(parameters.nodes, client))
-                    .collect(),
-                false => Vec::new(),
-            },
-            lasting: names("lasting", parameters.lasting),
-            passing: names("passing", parameters.passing),
-            clients: parameters.clients,
-            retries_max: 5,
-            pause: parameters.pause,
-            seed: parameters.seed,
-            dial,
-        };
-        let (phase, recorder, finals) = (
-            self.phase.subscribe(),
-            self.recorder.clone(),
-            self.finals.clone(),
-        );
-        host.start(|_| work(plan, phase, recorder, finals))
     }
 
     fn step(&mut self) -> Result<u64> {
@@ -215,9 +163,7 @@ impl World {
         let now_ms = self.universe.lock().now_ms;
         self.faults.tick(&mut self.cluster, now_ms);
         self.cluster.tick(now_ms)?;
-        for client in &mut self.clients {
-            client.tick();
-        }
+        self.clients.tick();
         Ok(now_ms)
     }
 
@@ -243,7 +189,7 @@ impl World {
         if !self.step_until(5_000, |world| world.cluster.converged())? {
             wrong.push("no cluster formed within 5 s".to_owned());
         }
-        self.start_clients(parameters)?;
+        self.clients.start(parameters)?;
         self.step_until(parameters.seconds * 1000, |_| false)?;
         let healed_ms = self.universe.lock().now_ms;
         self.universe.note(format_args!("healed"));
@@ -257,11 +203,11 @@ impl World {
         self.universe
             .count("ms until a write after healing", written_ms);
         self.step_until(recover_ms.max(healed_ms + CALM_MS), |_| false)?;
-        self.phase.send_replace(Phase::Reckon);
+        // The last reads are many; they need not be slow.
+        self.universe.lock().net.all_quick();
+        self.clients.reckon();
         let end_ms = self.universe.lock().now_ms + LAST_READS_MS;
-        let nodes = self.cluster.members.len();
-        let read = |world: &World| world.lock_finals().len() == nodes;
-        if !self.step_until(end_ms, read)? {
+        if !self.step_until(end_ms, |world| world.clients.are_done())? {
             wrong.push(format!("the last reads took more than {LAST_READS_MS} ms"));
         }
         let end_ms = self.universe.lock().now_ms + CALM_MS;
@@ -270,10 +216,6 @@ impl World {
             wrong.push(format!("no convergence after healing: {states:?}"));
         }
         Ok(wrong)
-    }
-
-    fn lock_finals(&self) -> std::sync::MutexGuard<'_, Vec<Finals>> {
-        self.finals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn judge(&self, complaints: &mut Vec<String>, unknown: &mut Vec<String>) {
@@ -293,103 +235,40 @@ impl World {
         count("unknown outcomes", |outcome| *outcome == Outcome::Unknown);
         count("not done", |outcome| *outcome == Outcome::NotDone);
         drop(state);
+        let parameters = &self.cluster.parameters;
+        let nodes = addresses(parameters.nodes);
         let demand = Demand {
             writes_min: WRITES_MIN,
             reads_min: 1,
-            conflicts_min: 0,
+            bound_ms: parameters.bound_at_most_ms(),
+            finals_min: parameters.lasting + parameters.passing,
+            change_sets_min: 1,
+            stream_items_min: 1,
+            rises_min: 1,
+            ..Demand::default()
         };
-        let linearizable = register_checker::check(&operations, demand);
-        sort("registers", &linearizable, complaints, unknown);
-        for end in self.lock_finals().iter() {
-            match end {
-                Ok(end) => {
-                    let durable = durable::check(&operations, end, WRITES_MIN);
-                    sort("durable", &durable, complaints, unknown);
-                }
-                Err(why) => complaints.push(format!("the last reads: {why}")),
+        let header = Header::new(parameters.seed, nodes, demand);
+        for line in judge::judge(&self.recorder.history(header)).lines {
+            let said = || {
+                let complaints = line.complaints.iter();
+                let complaints = complaints.map(|(rule, what, _)| format!("\n  {rule}: {what}"));
+                format!(
+                    "{}: {}{}",
+                    line.checker,
+                    line.shows,
+                    complaints.collect::<String>()
+                )
+            };
+            match line.judgement {
+                judge::Judgement::Invalid => complaints.push(said()),
+                judge::Judgement::Unknown => unknown.push(said()),
+                judge::Judgement::Valid | judge::Judgement::NotAsked => {}
             }
         }
+        complaints.extend(self.clients.complaints());
         let terms = self.cluster.terms_led();
         if terms == 0 {
             unknown.push("nobody ever led".to_owned());
         }
     }
-}
-
-fn sort<R: std::fmt::Debug>(
-    name: &str,
-    verdict: &crate::checkers::Verdict<R>,
-    complaints: &mut Vec<String>,
-    unknown: &mut Vec<String>,
-) {
-    if verdict.is_unknown() {
-        unknown.push(format!("{name} {verdict}"));
-    } else if !verdict.is_valid() {
-        complaints.push(format!("{name} {verdict}"));
-    }
-}
-
-/// The clients of registers, in their machine.
-async fn work(
-    plan: Plan,
-    mut phase: watch::Receiver<Phase>,
-    recorder: Recorder,
-    finals: Arc<Mutex<Vec<Finals>>>,
-) {
-    keep_all_history(&plan).await;
-    let running = registers::start(&plan, &recorder);
-    // The world outlives its machines.
-    let _ = phase.wait_for(|phase| *phase == Phase::Reckon).await;
-    let stopped = running.stop().await;
-    if let Err(why) = stopped {
-        keep(&finals, Err(why));
-    }
-    for at in 0..plan.addresses.len() {
-        let mut through = plan.clone();
-        through.addresses.rotate_left(at);
-        let read = read_all(&through, &recorder).await;
-        keep(&finals, read);
-    }
-}
-
-/// The addresses turned so that this client begins at the first node, as all others do.
-fn crowd(nodes: usize, client: usize) -> Vec<String> {
-    let mut turned = addresses(nodes);
-    turned.rotate_right(client % nodes);
-    turned
-}
-
-/// Has the cluster keep every change of an object, so that none is missed at the end.
-async fn keep_all_history(plan: &Plan) {
-    let call = Call::put("/v1/settings/history", &json!({"per_object": 10_000}));
-    let call = call.if_absent().request_id("keep-all-history");
-    for address in plan.addresses.iter().cycle().take(100) {
-        if let Ok(mut connection) = Connection::dial(&plan.dial, address).await
-            && let Ok(answer) = connection.send(&call, Duration::from_secs(2)).await
-            && answer.status.is_success()
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-fn keep(finals: &Mutex<Vec<Finals>>, read: Finals) {
-    finals
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(read);
-}
-
-/// Reads everything through the first node of the plan, again if it is not ready yet.
-async fn read_all(plan: &Plan, recorder: &Recorder) -> Finals {
-    let mut last = Failure::new("never tried");
-    for _ in 0..20 {
-        match registers::read_all(plan, recorder).await {
-            Ok(end) => return Ok(end),
-            Err(why) => last = why,
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    Err(last)
 }

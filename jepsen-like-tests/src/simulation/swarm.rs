@@ -218,8 +218,12 @@ pub struct Parameters {
     pub pause: Duration,
     /// Whether all clients begin at one node.
     pub crowded: bool,
-    /// Evaluating clients.
+    /// Applications with the client library.
     pub evaluators: usize,
+    /// The staleness bound of their environment in milliseconds.
+    pub bound_ms: u64,
+    /// Whether clocks that are off are far off: then nothing follows from ages.
+    pub wild: bool,
     /// Which faults there are.
     pub kinds: BTreeSet<Kind>,
     /// Milliseconds between two faults, at least and at most.
@@ -235,7 +239,7 @@ impl fmt::Display for Parameters {
         write!(
             f,
             "seed {}, {} s, {} nodes, heartbeat {:?}, elections {:?} to {:?}, a snapshot every {} keeping {}, segments of {} KiB, \
-             delay {:?} ms, {} clients on {}+{} registers every {:?}{}, {} evaluators, a fault every {:?} ms for {:?} ms: {}",
+             delay {:?} ms, {} clients on {}+{} registers every {:?}{}, {} applications with a bound of {} ms, a fault every {:?} ms for {:?} ms: {}",
             self.seed,
             self.seconds,
             self.nodes,
@@ -252,6 +256,7 @@ impl fmt::Display for Parameters {
             self.pause,
             if self.crowded { " at one node" } else { "" },
             self.evaluators,
+            self.bound_ms,
             self.gap_ms,
             self.lasts_ms,
             kinds.join(" ")
@@ -303,6 +308,8 @@ impl Parameters {
             pause: ms(random, 10..150),
             crowded: random.random_range(0..4) == 0,
             evaluators: random.random_range(1..4),
+            bound_ms: pick(random, &[2_000, 5_000, 10_000], 5_000),
+            wild: random.random_range(0..2) == 0,
             kinds: match chosen.is_empty() {
                 true => kinds.clone(),
                 false => chosen,
@@ -310,6 +317,19 @@ impl Parameters {
             gap_ms: (gap / 3, gap * 2),
             lasts_ms: (lasts / 10, lasts),
         }
+    }
+
+    /// How old an answer called FRESH can be by true time, in milliseconds: the bound, a step of the
+    /// world or two, and what clocks are off.
+    pub(crate) fn bound_at_most_ms(&self) -> u64 {
+        // Everything, healing and the last reads included.
+        let all_ms = (self.seconds + 60) * 1000;
+        let off_ms = match (self.kinds.contains(&Kind::Rate), self.wild) {
+            (false, _) => 0,
+            (true, true) => all_ms,
+            (true, false) => all_ms / 50,
+        };
+        self.bound_ms + 20 + off_ms
     }
 
     /// The faults, in order of time.
@@ -387,11 +407,10 @@ impl Parameters {
                 jump_ms: random.random_range(-40 * 86_400_000..40 * 86_400_000),
             },
             Kind::Rate => Fault::Rate {
-                ppm: pick(
-                    random,
-                    &[500_000, 900_000, 990_000, 1_010_000, 1_100_000, 2_000_000],
-                    990_000,
-                ),
+                ppm: match self.wild {
+                    true => pick(random, &[500_000, 900_000, 1_100_000, 2_000_000], 900_000),
+                    false => pick(random, &[990_000, 999_900, 1_000_100, 1_010_000], 990_000),
+                },
             },
             Kind::Full => Fault::Full {
                 left: pick(random, &[0, 10 << 10, 100 << 10, 200 << 10], 0),

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::failure::{Failure, Result};
 use crate::history::Recorder;
+use crate::http1::Dial;
 
 /// Where clients work.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Site {
     pub environment: Arc<str>,
     /// For each client, where it reaches each node, in the order of nodes.
     pub ways: Arc<Vec<Vec<String>>>,
+    /// How connections are opened.
+    pub dial: Dial,
     /// Seeds what they do.
     pub seed: u64,
     /// For caches and other files.

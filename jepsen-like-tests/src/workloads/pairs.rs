@@ -187,7 +187,7 @@ impl Worker {
         let (node, address) = self.site.way(self.client, self.node);
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(&address)
+            None => Connection::dial(&self.site.dial, &address)
                 .await
                 .map_err(|why| NoAnswer::NotSent(why.to_string()))?,
         };
@@ -329,7 +329,9 @@ fn seen(environment: &str, pair: usize, snapshot: &Value) -> Vec<ObjectSeen> {
 pub async fn read_end(site: &Site, nodes: &[(u32, String)], pairs: &Pairs) -> Result<()> {
     for (node, address) in nodes {
         let path = format!("/v1/environments/{}/snapshot", site.environment);
-        let answer = Call::get(path).to(address, ANSWER_MAX).await?;
+        let answer = Call::get(path)
+            .over(&site.dial, address, ANSWER_MAX)
+            .await?;
         let served = served(site, *node, &answer.json())
             .ok_or_else(|| Failure::during("the last snapshot", answer.shown()))?;
         pairs.note(served.version);
@@ -366,7 +368,7 @@ async fn ground(site: &Site, address: &str, version: u64, random: &mut impl Rng)
             ),
         ] {
             let call = Call::get(format!("{path}/history?at={version}"));
-            let answer = call.to(address, ANSWER_MAX).await?;
+            let answer = call.over(&site.dial, address, ANSWER_MAX).await?;
             let json = answer.json();
             match (answer.status, json["version"].as_u64()) {
                 (StatusCode::OK, Some(at)) => objects.push(GroundObject {

@@ -97,7 +97,8 @@ impl Worker {
         if let Some(since) = since {
             path += &format!("&since={since}");
         }
-        let opening = tokio::time::timeout(SILENCE_MAX, Frames::open(&address, &path));
+        let opening =
+            tokio::time::timeout(SILENCE_MAX, Frames::dial(&self.site.dial, &address, &path));
         let Ok(Ok(mut frames)) = opening.await else {
             return Ok(());
         };
