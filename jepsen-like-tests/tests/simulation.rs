@@ -1,4 +1,4 @@
-//! The simulation: a seed is the same in every process, and a few seeds in which everything holds.
+//! The simulation: a seed is the same in every process, and one in which everything holds.
 //! `scripts/sim` runs as many as one likes, faster: this is a debug build.
 
 #![allow(
@@ -48,8 +48,8 @@ fn the_same_seed_is_the_same_run_in_two_processes() {
 }
 
 #[test]
-fn whatever_a_few_seeds_do_every_promise_is_kept() {
-    let (valid, said) = sim(&["--seeds", "0..3", "--jobs", "1", "--seconds", "10"]);
+fn whatever_a_seed_does_every_promise_is_kept() {
+    let (valid, said) = sim(&["--seeds", "0..1", "--jobs", "1", "--seconds", "10"]);
     assert!(valid, "{said}");
-    assert!(said.contains("3 seeds: 3 valid"), "{said}");
+    assert!(said.contains("1 seeds: 1 valid"), "{said}");
 }

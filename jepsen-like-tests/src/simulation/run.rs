@@ -202,7 +202,7 @@ impl World {
         let written_ms = self.universe.lock().now_ms - healed_ms;
         self.universe
             .count("ms until a write after healing", written_ms);
-        self.step_until(recover_ms.max(healed_ms + CALM_MS), |_| false)?;
+        self.step_until(healed_ms + written_ms + CALM_MS, |_| false)?;
         // The last reads are many; they need not be slow.
         self.universe.lock().net.all_quick();
         self.clients.reckon();
