@@ -72,18 +72,21 @@ async fn send(address: &str, bytes: &[u8], ends: bool) -> std::io::Result<()> {
     Ok(())
 }
 
+fn garbage(random: &mut StdRng) -> Vec<u8> {
+    let length = random.random_range(1..BYTES_MAX);
+    (0..length).map(|_| random.random()).collect()
+}
+
+/// A request that says that its body has so many bytes.
+fn request(head: &str, body: &[u8], says: usize) -> Vec<u8> {
+    let head = format!(
+        "{head} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {says}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
 /// Draws bytes that change nothing, whatever a node makes of them.
 fn message(random: &mut StdRng, environment: &str) -> Vec<u8> {
-    let garbage = |random: &mut StdRng| -> Vec<u8> {
-        let length = random.random_range(1..BYTES_MAX);
-        (0..length).map(|_| random.random()).collect()
-    };
-    let request = |head: &str, body: &[u8], says: usize| {
-        let head = format!(
-            "{head} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {says}\r\n\r\n"
-        );
-        [head.as_bytes(), body].concat()
-    };
     match random.random_range(0..12) {
         0 => garbage(random),
         1 => {
