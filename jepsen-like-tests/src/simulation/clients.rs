@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::cluster::addresses;
-use super::host::{Clocks, Host};
+use super::host::{Clocks, Host, Still};
 use super::network::Wires;
 use super::swarm::Parameters;
 use super::universe::Universe;
@@ -26,6 +26,8 @@ use crate::workloads::registers::{self, Plan};
 use crate::workloads::{Site, ended, pairs, streams};
 
 const ENVIRONMENT: &str = "production";
+/// Machines of workloads; the rest are applications.
+const WORKLOADS: usize = 3;
 const PAIR_WRITERS: u32 = 2;
 const PAIR_READERS: u32 = 1;
 const STREAMS: u32 = 4;
@@ -148,6 +150,26 @@ impl Clients {
         for host in &mut self.hosts {
             host.tick();
         }
+    }
+
+    /// Has every application stand still; returns how many did.
+    pub(crate) fn stand_still(&mut self, suspended: bool) -> u64 {
+        let still = if suspended {
+            Still::Suspended
+        } else {
+            Still::Stopped
+        };
+        let mut count = 0;
+        for host in self.hosts.iter_mut().skip(WORKLOADS) {
+            count += u64::from(host.is_up() && !host.is_still());
+            host.stand_still(still);
+        }
+        count
+    }
+
+    /// Ends that.
+    pub(crate) fn go_on(&mut self) {
+        self.hosts.iter_mut().for_each(Host::go_on);
     }
 
     /// Has everybody stop and read what is there.

@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use pennon_raft_store::disk::{Fault as DiskFault, FaultAt};
 
+use super::clients::Clients;
 use super::cluster::Cluster;
 use super::host::{RIGHT_RATE_PPM, Still};
 use super::swarm::{Fault, Planned, Shape, Target};
@@ -40,21 +41,21 @@ impl Faults {
     }
 
     /// Begins and ends what is due.
-    pub(crate) fn tick(&mut self, cluster: &mut Cluster, now_ms: u64) {
+    pub(crate) fn tick(&mut self, cluster: &mut Cluster, clients: &mut Clients, now_ms: u64) {
         while let Some(at) = self.going.iter().position(|going| going.end_ms <= now_ms) {
             let going = self.going.remove(at);
-            self.finish(cluster, now_ms, going);
+            self.finish(cluster, clients, now_ms, going);
         }
         while let Some(planned) = self.plan.pop_if(|planned| planned.at_ms <= now_ms) {
-            self.begin(cluster, now_ms, planned);
+            self.begin(cluster, clients, now_ms, planned);
         }
     }
 
     /// Ends everything.
-    pub(crate) fn heal(&mut self, cluster: &mut Cluster, now_ms: u64) {
+    pub(crate) fn heal(&mut self, cluster: &mut Cluster, clients: &mut Clients, now_ms: u64) {
         self.plan.clear();
         for going in std::mem::take(&mut self.going) {
-            self.finish(cluster, now_ms, going);
+            self.finish(cluster, clients, now_ms, going);
         }
         for member in &mut cluster.members {
             member.host.rate_ppm = RIGHT_RATE_PPM;
@@ -62,7 +63,13 @@ impl Faults {
         }
     }
 
-    fn begin(&mut self, cluster: &mut Cluster, now_ms: u64, planned: Planned) {
+    fn begin(
+        &mut self,
+        cluster: &mut Cluster,
+        clients: &mut Clients,
+        now_ms: u64,
+        planned: Planned,
+    ) {
         let hit = hit(cluster, &planned.target);
         let links = links(cluster, &planned.fault, &hit, &self.clients);
         cluster
@@ -71,6 +78,9 @@ impl Faults {
         let mut acted = 0;
         for at in &hit {
             acted += u64::from(begin_at(cluster, now_ms, &planned.fault, *at));
+        }
+        if let Fault::Applications { suspended } = planned.fault {
+            acted = clients.stand_still(suspended);
         }
         acted += begin_links(cluster, &planned.fault, &links);
         let kind = planned.fault.kind().as_str();
@@ -83,7 +93,10 @@ impl Faults {
         });
     }
 
-    fn finish(&mut self, cluster: &mut Cluster, now_ms: u64, going: Going) {
+    fn finish(&mut self, cluster: &mut Cluster, clients: &mut Clients, now_ms: u64, going: Going) {
+        if let Fault::Applications { .. } = going.planned.fault {
+            clients.go_on();
+        }
         let number = going.planned.number;
         cluster.universe.note(format_args!("fault {number} ends"));
         for at in &going.hit {
@@ -281,7 +294,11 @@ fn begin_at(cluster: &mut Cluster, now_ms: u64, fault: &Fault, at: usize) -> boo
             }
             up
         }
-        Fault::Partition(_) | Fault::Clients | Fault::Reset | Fault::Quality { .. } => false,
+        Fault::Partition(_)
+        | Fault::Clients
+        | Fault::Applications { .. }
+        | Fault::Reset
+        | Fault::Quality { .. } => false,
     }
 }
 
@@ -308,6 +325,10 @@ fn end_at(cluster: &mut Cluster, now_ms: u64, fault: &Fault, at: usize) {
         }
         Fault::Rate { .. } => cluster.members[at].host.rate_ppm = RIGHT_RATE_PPM,
         Fault::Full { .. } | Fault::Disk { .. } => cluster.members[at].heal_disk(),
-        Fault::Partition(_) | Fault::Clients | Fault::Reset | Fault::Quality { .. } => {}
+        Fault::Partition(_)
+        | Fault::Clients
+        | Fault::Applications { .. }
+        | Fault::Reset
+        | Fault::Quality { .. } => {}
     }
 }

@@ -284,7 +284,11 @@ impl State {
             connection.ends[side].machine,
             connection.ends[1 - side].machine,
         );
-        if self.net.link(from, to).cuts > 0 || self.machines[to].power == Power::Off {
+        if self.net.link(from, to).cuts > 0 {
+            self.count("packets kept back for a millisecond", 1);
+            return None;
+        }
+        if self.machines[to].power == Power::Off {
             return None;
         }
         let now_ms = self.now_ms;

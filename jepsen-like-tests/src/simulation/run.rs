@@ -161,7 +161,8 @@ impl World {
     fn step(&mut self) -> Result<u64> {
         self.universe.tick();
         let now_ms = self.universe.lock().now_ms;
-        self.faults.tick(&mut self.cluster, now_ms);
+        self.faults
+            .tick(&mut self.cluster, &mut self.clients, now_ms);
         self.cluster.tick(now_ms)?;
         self.clients.tick();
         Ok(now_ms)
@@ -193,7 +194,8 @@ impl World {
         self.step_until(parameters.seconds * 1000, |_| false)?;
         let healed_ms = self.universe.lock().now_ms;
         self.universe.note(format_args!("healed"));
-        self.faults.heal(&mut self.cluster, healed_ms);
+        self.faults
+            .heal(&mut self.cluster, &mut self.clients, healed_ms);
         let before = self.acknowledged();
         let recover_ms = healed_ms + RECOVER_MS;
         if !self.step_until(recover_ms, |world| world.acknowledged() > before)? {

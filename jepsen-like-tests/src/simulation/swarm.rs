@@ -31,6 +31,8 @@ pub enum Kind {
     Partition,
     /// Links between clients and nodes are cut.
     Clients,
+    /// Applications stand still: stopped or suspended.
+    Applications,
     /// Connections are reset.
     Reset,
     /// Links are slow or lose packets.
@@ -47,7 +49,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Kill,
         Kind::Power,
         Kind::Stop,
@@ -55,6 +57,7 @@ impl Kind {
         Kind::Suspend,
         Kind::Partition,
         Kind::Clients,
+        Kind::Applications,
         Kind::Reset,
         Kind::Quality,
         Kind::Day,
@@ -73,6 +76,7 @@ impl Kind {
             Kind::Suspend => "suspend",
             Kind::Partition => "partition",
             Kind::Clients => "clients",
+            Kind::Applications => "applications",
             Kind::Reset => "reset",
             Kind::Quality => "quality",
             Kind::Day => "day",
@@ -131,6 +135,9 @@ pub(crate) enum Fault {
     Suspend,
     Partition(Shape),
     Clients,
+    Applications {
+        suspended: bool,
+    },
     Reset,
     Quality {
         delay_ms: (u64, u64),
@@ -161,6 +168,7 @@ impl Fault {
             Fault::Suspend => Kind::Suspend,
             Fault::Partition(_) => Kind::Partition,
             Fault::Clients => Kind::Clients,
+            Fault::Applications { .. } => Kind::Applications,
             Fault::Reset => Kind::Reset,
             Fault::Quality { .. } => Kind::Quality,
             Fault::Day { .. } => Kind::Day,
@@ -395,6 +403,9 @@ impl Parameters {
                 Shape::Apart,
             )),
             Kind::Clients => Fault::Clients,
+            Kind::Applications => Fault::Applications {
+                suspended: random.random_range(0..2) == 0,
+            },
             Kind::Reset => Fault::Reset,
             Kind::Quality => {
                 let least = pick(random, &[1, 10, 100], 1);
