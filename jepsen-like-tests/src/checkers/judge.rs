@@ -53,6 +53,9 @@ pub struct Demand {
     pub shared_evaluations_min: usize,
     /// The staleness bound in milliseconds; 0 is not known, and then freshness is unknown.
     pub bound_ms: u64,
+    /// By how much an evaluator's own age may be too small because clocks were made to go wrong; what
+    /// `bound_ms` says has it in it already.
+    pub clocks_off_ms: u64,
     /// Whether writes must have resumed after every death of a leader, and the cluster converged
     /// after everything was healed.
     pub liveness: bool,
@@ -361,6 +364,7 @@ impl<'a> Parts<'a> {
         let environments: BTreeSet<&Arc<str>> =
             evaluations.iter().map(|one| &one.environment).collect();
         let bound = demand.bound_ms.saturating_mul(1_000_000);
+        let off = demand.clocks_off_ms.saturating_mul(1_000_000);
         let mut shows = Vec::new();
         // What is demanded is demanded of all of them together.
         let (mut fresh, mut stale) = (0, 0);
@@ -374,7 +378,7 @@ impl<'a> Parts<'a> {
                     began: one.began,
                     version: one.snapshot_version,
                     fresh: one.fresh,
-                    age: one.age,
+                    age: one.age.map(|age| age.saturating_add(off)),
                 })
                 .collect();
             fresh += judged.iter().filter(|one| one.fresh).count();

@@ -436,6 +436,7 @@ pub(crate) fn run(seed: u64) -> History {
         stale_min: 1,
         shared_evaluations_min: 2,
         bound_ms: 1_000,
+        clocks_off_ms: 0,
         liveness: true,
         finals_min: 1,
         faults: BTreeSet::from(["pause".to_owned(), "kill".to_owned()]),

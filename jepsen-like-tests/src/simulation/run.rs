@@ -243,6 +243,7 @@ impl World {
             writes_min: WRITES_MIN,
             reads_min: 1,
             bound_ms: parameters.bound_at_most_ms(),
+            clocks_off_ms: parameters.clocks_off_ms(),
             finals_min: parameters.lasting + parameters.passing,
             change_sets_min: 1,
             stream_items_min: 1,

@@ -330,14 +330,19 @@ impl Parameters {
     /// How old an answer called FRESH can be by true time, in milliseconds: the bound, a step of the
     /// world or two, and what clocks are off.
     pub(crate) fn bound_at_most_ms(&self) -> u64 {
+        self.bound_ms + 20 + self.clocks_off_ms()
+    }
+
+    /// By how much the difference of two readings of a clock can be wrong. A clock that goes at twice or
+    /// half its rate says nothing about ages, in a node as in an application.
+    pub(crate) fn clocks_off_ms(&self) -> u64 {
         // Everything, healing and the last reads included.
         let all_ms = (self.seconds + 60) * 1000;
-        let off_ms = match (self.kinds.contains(&Kind::Rate), self.wild) {
+        match (self.kinds.contains(&Kind::Rate), self.wild) {
             (false, _) => 0,
             (true, true) => all_ms,
             (true, false) => all_ms / 50,
-        };
-        self.bound_ms + 20 + off_ms
+        }
     }
 
     /// The faults, in order of time.
