@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod report;
 pub mod simulation;
 pub mod streams;
+pub mod tool;
 pub mod workloads;
 
 pub use failure::{Failure, Result, until};

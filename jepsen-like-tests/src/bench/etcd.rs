@@ -11,13 +11,15 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::{Builder, SendRequest};
 use http::{HeaderMap, Request};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
+use super::Asked;
 use super::grpc::{self, MemberStatus, Unframer};
 use crate::process::Process;
-use crate::{Failure, Result, ports, until};
+use crate::{Failure, Result, ports, say, until};
 
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -25,7 +27,7 @@ const BINARY: &str = "etcd";
 const READY_MAX: Duration = Duration::from_secs(30);
 
 /// Says which release is installed; `None` where there is none.
-pub fn installed() -> Option<String> {
+fn installed() -> Option<String> {
     let run = std::process::Command::new(BINARY).arg("--version").output();
     let text = String::from_utf8(run.ok()?.stdout).ok()?;
     let version = text.lines().next()?.strip_prefix("etcd Version: ")?;
@@ -43,6 +45,26 @@ pub struct Etcd {
 }
 
 impl Etcd {
+    /// Starts it as [`Etcd::start`] does where it is installed and may be compared with, and writes its
+    /// release to the `environment` of a report.
+    pub async fn if_asked(
+        asked: &Asked,
+        beside: &Path,
+        environment: &mut Value,
+    ) -> Result<Option<Etcd>> {
+        match (asked.without_etcd, installed()) {
+            (true, _) => Ok(None),
+            (false, None) => {
+                say("etcd is not installed: there is nothing to compare with");
+                Ok(None)
+            }
+            (false, Some(release)) => {
+                environment["etcd"] = release.into();
+                Etcd::start(beside).await.map(Some)
+            }
+        }
+    }
+
     /// Starts three members with their data beside that of the nodes, on the same disk.
     pub async fn start(beside: &Path) -> Result<Etcd> {
         let parent = beside.parent().unwrap_or(beside);

@@ -7,28 +7,20 @@
 //! asks for the same.) Rounds are interleaved. Left out: cold files; what was written stays in the
 //! page cache, for both.
 
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use http::StatusCode;
-use jepsen_like_tests::bench::etcd::{self, Caller, Etcd};
+use jepsen_like_tests::bench::etcd::{Caller, Etcd};
 use jepsen_like_tests::bench::figures::{Quantiles, median, ms, word};
-use jepsen_like_tests::bench::{grpc, machine};
+use jepsen_like_tests::bench::{Asked, grpc, machine};
 use jepsen_like_tests::cluster::{Cluster, Options};
 use jepsen_like_tests::http1::{Call, Connection};
-use jepsen_like_tests::{Failure, Result, say};
+use jepsen_like_tests::tool::{self, number};
+use jepsen_like_tests::{Failure, Result};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-
-const USAGE: &str = "\
-Usage: scripts/bench restart [--json] [--flags N] [--rounds N] [--data DIR]
-
-  --flags N     flags, and keys of etcd [default: 100000]
-  --rounds N    restarts of each [default: 5]
-  --data DIR    where the nodes keep their data [default: a new directory for temporary files]
-  --json        one JSON object instead of a table";
 
 const ENVIRONMENTS: usize = 100;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -42,73 +34,27 @@ const SNAPSHOT_EVERY: &str = "800";
 const ETCD_LOADERS: usize = 64;
 const LOOK: Duration = Duration::from_millis(2);
 
+/// Kills a node that has a hundred thousand flags, starts it again, and measures until it serves
+#[derive(Clone, Debug, Parser)]
+#[command(name = "scripts/bench restart", bin_name = "scripts/bench restart")]
 struct Settings {
-    json: bool,
+    /// Flags, and keys of etcd
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = number::<usize>(1..=1_000_000))]
     flags: usize,
+    /// Restarts of each
+    #[arg(long, value_name = "N", default_value = "5", value_parser = number::<usize>(1..=1_000_000))]
     rounds: usize,
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 fn main() -> ExitCode {
-    let settings = match settings(std::env::args().skip(1)) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => {
-            say(USAGE);
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            say(format!("error: {why}\n{USAGE}"));
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let run = runtime
-        .map_err(Failure::new)
-        .and_then(|runtime| runtime.block_on(run(&settings)));
-    match run {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            say(format!("error: {why}"));
-            ExitCode::FAILURE
-        }
-    }
+    tool::run(run)
 }
 
-fn settings(mut arguments: impl Iterator<Item = String>) -> Result<Option<Settings>> {
-    let mut settings = Settings {
-        json: false,
-        flags: 100_000,
-        rounds: 5,
-        data: None,
-    };
-    while let Some(argument) = arguments.next() {
-        let mut value = || {
-            arguments
-                .next()
-                .ok_or_else(|| Failure::new(format!("{argument} needs a value")))
-        };
-        match argument.as_str() {
-            "--help" | "-h" => return Ok(None),
-            "--json" => settings.json = true,
-            "--flags" => settings.flags = number(&value()?)?,
-            "--rounds" => settings.rounds = number(&value()?)?,
-            "--data" => settings.data = Some(value()?.into()),
-            other => return Err(Failure::new(format!("there is no option {other:?}"))),
-        }
-    }
-    Ok(Some(settings))
-}
-
-fn number(text: &str) -> Result<usize> {
-    let number = text.parse().ok().filter(|n| (1..=1_000_000).contains(n));
-    number.ok_or_else(|| Failure::new(format!("{text:?} is not a number from 1 to 1000000")))
-}
-
-async fn run(settings: &Settings) -> Result<()> {
+async fn run(settings: Settings) -> Result<()> {
     let options = Options {
-        data: settings.data.clone(),
+        data: settings.asked.data.clone(),
         arguments: vec!["--snapshot-every".into(), SNAPSHOT_EVERY.into()],
         ready_max: READY_MAX,
     };
@@ -117,15 +63,11 @@ async fn run(settings: &Settings) -> Result<()> {
     let leader = cluster.leader(ANSWER_MAX).await?;
     load(cluster.address(leader), settings.flags).await?;
     cluster.converged(READY_MAX).await?;
-    let mut etcd = match etcd::installed() {
-        Some(release) => {
-            environment["etcd"] = release.into();
-            let etcd = Etcd::start(cluster.directory()).await?;
-            load_etcd(&etcd, settings.flags).await?;
-            Some(etcd)
-        }
-        None => None,
-    };
+    let directory = cluster.directory();
+    let mut etcd = Etcd::if_asked(&settings.asked, directory, &mut environment).await?;
+    if let Some(etcd) = &etcd {
+        load_etcd(etcd, settings.flags).await?;
+    }
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..settings.rounds {
         let leader = cluster.leader(ANSWER_MAX).await?;
@@ -139,13 +81,13 @@ async fn run(settings: &Settings) -> Result<()> {
     }
     let (version, digest) = cluster.converged(READY_MAX).await?;
     environment["converged"] = format!("digest {digest} at version {version}").into();
-    let text = match settings.json {
-        true => json!({"bench": "restart", "flags": settings.flags, "environments": ENVIRONMENTS,
-            "environment": environment, "pennon_ms": ours, "etcd_ms": theirs})
-        .to_string(),
-        false => report(settings, &environment, &ours, &theirs),
-    };
-    writeln!(std::io::stdout(), "{text}").map_err(Failure::from)
+    match settings.asked.json {
+        true => tool::print(
+            json!({"bench": "restart", "flags": settings.flags, "environments": ENVIRONMENTS,
+            "environment": environment, "pennon_ms": ours, "etcd_ms": theirs}),
+        ),
+        false => tool::print(report(&settings, &environment, &ours, &theirs)),
+    }
 }
 
 fn report(settings: &Settings, environment: &Value, ours: &[f64], theirs: &[f64]) -> String {

@@ -4,47 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jepsen_like_tests::chaos::run::{Ran, run};
-use jepsen_like_tests::chaos::settings::{Settings, USAGE};
+use jepsen_like_tests::chaos::settings::Settings;
 use jepsen_like_tests::checkers::judge::{Judgement, judge};
 use jepsen_like_tests::history::History;
-use jepsen_like_tests::{Failure, Result, report, say};
-
-const UNKNOWN: u8 = 2;
+use jepsen_like_tests::{Failure, Result, report, say, tool};
 
 fn main() -> ExitCode {
-    let settings = match Settings::read(std::env::args().skip(1)) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => {
-            say(USAGE);
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            say(format!("error: {why}\n\n{USAGE}"));
-            return ExitCode::from(UNKNOWN);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let ran = runtime
-        .map_err(Failure::new)
-        .and_then(|runtime| runtime.block_on(whole(&settings)));
-    match ran {
-        Ok(code) => code,
-        Err(why) => {
-            say(format!(
-                "error: {why}\nverdict: unknown, the harness could not do its part"
-            ));
-            ExitCode::from(UNKNOWN)
-        }
-    }
+    tool::judge(whole)
 }
 
-async fn whole(settings: &Settings) -> Result<ExitCode> {
-    let directory = directory(settings)?;
+async fn whole(settings: Settings) -> Result<Judgement> {
+    let directory = directory(&settings)?;
     say(format!("everything goes to {}", directory.display()));
-    let ran = run(settings, &directory).await?;
+    let ran = run(&settings, &directory).await?;
     let file = directory.join("history.jsonl");
     let history = History::read(&file).map_err(Failure::new)?;
     let report = judge(&history);
@@ -86,11 +58,7 @@ async fn whole(settings: &Settings) -> Result<ExitCode> {
             file.display()
         ));
     }
-    Ok(ExitCode::from(match verdict {
-        Judgement::Valid => 0,
-        Judgement::Invalid => 1,
-        Judgement::Unknown | Judgement::NotAsked => UNKNOWN,
-    }))
+    Ok(verdict)
 }
 
 /// Which faults there were, and what else is worth a line.

@@ -3,31 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
 use crate::nemesis::{self, Kind};
-
-/// What `--help` says.
-pub const USAGE: &str = "\
-Runs real nodes behind proxies, breaks what can be broken, and judges what clients were told.
-
-Usage: scripts/chaos [--seconds N] [--seed S] [--nodes 3|5] [--workload W,…] [--nemesis N,…]
-                     [--snapshot-every N] [--out DIR] [--html FILE]
-
-  --seconds N         how long faults happen, 10 to 86400 [default: 60]
-  --seed S            what everything follows from [default: by chance]
-  --nodes N           how many form the cluster: 3 or 5 [default: by the seed]
-  --workload W,…      registers, pairs, streams, evaluations, backups, hostile [default: all]
-  --nemesis N,…       kinds or families of faults, or all [default: most of them, by the seed]
-  --snapshot-every N  entries between two snapshots [default: by the seed]
-  --out DIR           where history, logs and data go, a new directory; kept whatever the verdict
-                      [default: a directory for temporary files, kept unless the verdict is valid]
-  --html FILE         writes a report with plots
-
-Exits with 0 when the run is valid, 1 when a promise was broken, 2 when it cannot be said.";
+use crate::tool::{number, seconds};
 
 /// What clients can do.
 pub const WORKLOADS: [&str; 6] = [
@@ -49,107 +33,75 @@ pub const LEFT_OUT: [&str; 6] = [
     "clocks that jump (N10): libfaketime is not used",
 ];
 
-/// What was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Runs real nodes behind proxies, breaks what can be broken, and judges what clients were told
+///
+/// ```
+/// use clap::Parser;
+/// use jepsen_like_tests::chaos::settings::Settings;
+/// let settings = Settings::try_parse_from(["chaos", "--seed", "7", "--nodes", "5"])?;
+/// assert_eq!((settings.seed, settings.nodes), (7, Some(5)));
+/// assert!(Settings::try_parse_from(["chaos", "--nodes", "4"]).is_err());
+/// # Ok::<(), clap::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(
+    name = "scripts/chaos",
+    bin_name = "scripts/chaos",
+    long_about = None,
+    after_help = "Exits with 0 when the run is valid, 1 when a promise was broken, 2 when it cannot be said."
+)]
 pub struct Settings {
-    /// How long faults happen.
+    /// How long faults happen
+    #[arg(long, value_name = "N", default_value = "60", value_parser = seconds(10..=86_400))]
     pub seconds: Duration,
-    /// What everything follows from.
+    /// What everything follows from [default: by chance]
+    #[arg(long, value_name = "S", default_value_t = by_chance(), hide_default_value = true)]
     pub seed: u64,
-    /// How many nodes form the cluster.
+    /// How many nodes form the cluster [default: by the seed]
+    #[arg(long, value_name = "N", value_parser = PossibleValuesParser::new(["3", "5"]).try_map(|text| text.parse::<usize>()))]
     pub nodes: Option<usize>,
-    /// What clients do.
-    pub workloads: Vec<String>,
-    /// What may happen; by the seed when nothing is said.
-    pub kinds: Option<Vec<Kind>>,
-    /// Entries between two snapshots.
+    /// What clients do: registers, pairs, streams, evaluations, backups, hostile, or all
+    #[arg(long = "workload", value_name = "W,…", default_value = "all", value_parser = workloads)]
+    pub workloads: Box<[String]>,
+    /// Kinds or families of faults, all, or none [default: most of them, by the seed]
+    #[arg(long = "nemesis", value_name = "N,…", value_parser = kinds)]
+    pub kinds: Option<Box<[Kind]>>,
+    /// Entries between two snapshots [default: by the seed]
+    #[arg(long, value_name = "N", value_parser = number::<u64>(10..=10_000_000))]
     pub snapshot_every: Option<u64>,
-    /// Where everything goes.
+    /// Where history, logs and data go, a new directory; kept whatever the verdict [default: a
+    /// directory for temporary files, kept unless the verdict is valid]
+    #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Where the report goes.
+    /// Writes a report with plots
+    #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
-impl Settings {
-    /// Reads the command line; `None` when help is asked for.
-    ///
-    /// # Errors
-    /// When it cannot be understood, with what is wrong.
-    ///
-    /// ```
-    /// use jepsen_like_tests::chaos::settings::Settings;
-    /// let read = |line: &str| Settings::read(line.split(' ').map(str::to_owned));
-    /// assert_eq!(read("--seed 7 --nodes 5")?.unwrap().nodes, Some(5));
-    /// assert!(read("--nodes 4").is_err());
-    /// # Ok::<(), jepsen_like_tests::Failure>(())
-    /// ```
-    pub fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option<Settings>> {
-        let mut settings = Settings {
-            seconds: Duration::from_secs(60),
-            seed: u64::from(rand::make_rng::<StdRng>().random::<u32>()),
-            nodes: None,
-            workloads: WORKLOADS.map(str::to_owned).to_vec(),
-            kinds: None,
-            snapshot_every: None,
-            out: None,
-            html: None,
-        };
-        while let Some(argument) = arguments.next() {
-            if matches!(argument.as_str(), "--help" | "-h") {
-                return Ok(None);
-            }
-            let value = arguments
-                .next()
-                .ok_or_else(|| Failure::new(format!("{argument} needs a value")))?;
-            match argument.as_str() {
-                "--seconds" => {
-                    settings.seconds = Duration::from_secs(number(&value, 10, 86_400)?);
-                }
-                "--seed" => settings.seed = number(&value, 0, u64::MAX)?,
-                "--nodes" => settings.nodes = Some(nodes(&value)?),
-                "--workload" => settings.workloads = workloads(&value)?,
-                "--nemesis" if value == "none" => settings.kinds = Some(Vec::new()),
-                "--nemesis" => settings.kinds = Some(nemesis::parse(&value)?),
-                "--snapshot-every" => {
-                    settings.snapshot_every = Some(number(&value, 10, 10_000_000)?);
-                }
-                "--html" => settings.html = Some(value.into()),
-                "--out" => settings.out = Some(value.into()),
-                other => return Err(Failure::new(format!("there is no option {other:?}"))),
-            }
-        }
-        Ok(Some(settings))
-    }
+fn by_chance() -> u64 {
+    u64::from(rand::make_rng::<StdRng>().random::<u32>())
 }
 
-fn number(text: &str, least: u64, most: u64) -> Result<u64> {
-    let number = text.parse().ok();
-    let number = number.filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| Failure::new(format!("{text:?} is not a number from {least} to {most}")))
-}
-
-fn nodes(text: &str) -> Result<usize> {
-    match text {
-        "3" => Ok(3),
-        "5" => Ok(5),
-        _ => Err(Failure::new(format!("--nodes is 3 or 5, not {text:?}"))),
-    }
-}
-
-fn workloads(text: &str) -> Result<Vec<String>> {
-    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+fn workloads(text: &str) -> Result<Box<[String]>> {
     if text == "all" {
-        return Ok(WORKLOADS.map(str::to_owned).to_vec());
+        return Ok(WORKLOADS.map(str::to_owned).into());
     }
-    match names
-        .iter()
-        .find(|name| !WORKLOADS.contains(&name.as_str()))
-    {
+    let names = text.split(',').map(str::trim).map(str::to_owned);
+    let names: Box<[String]> = names.collect();
+    let known = |name: &&String| WORKLOADS.contains(&name.as_str());
+    match names.iter().find(|name| !known(name)) {
         Some(name) => Err(Failure::new(format!(
             "there is no workload {name:?}; there are all, {}",
             WORKLOADS.join(", ")
         ))),
         None => Ok(names),
+    }
+}
+
+fn kinds(text: &str) -> Result<Box<[Kind]>> {
+    match text {
+        "none" => Ok(Box::default()),
+        names => nemesis::parse(names).map(Vec::into_boxed_slice),
     }
 }
 
@@ -184,15 +136,12 @@ impl Parameters {
         let snapshot_every = [50, 100, 200, 500, 1_000][random.random_range(0..5)];
         // So that a node that is away in a short run can lag behind the logs.
         let snapshot_every = snapshot_every.min(settings.seconds.as_secs().max(50));
-        let kinds: Vec<Kind> = Kind::ALL
-            .iter()
-            .copied()
-            .filter(|_| random.random_bool(0.8))
-            .collect();
+        let kinds = Kind::ALL.iter().copied();
+        let kinds: Vec<Kind> = kinds.filter(|_| random.random_bool(0.8)).collect();
         Parameters {
             nodes: settings.nodes.unwrap_or(nodes),
             snapshot_every: settings.snapshot_every.unwrap_or(snapshot_every),
-            kinds: settings.kinds.clone().unwrap_or(kinds),
+            kinds: settings.kinds.clone().map_or(kinds, Vec::from),
             writers: random.random_range(6..=20),
             lasting: random.random_range(2..=7),
             passing: random.random_range(1..=3),
@@ -232,24 +181,27 @@ mod tests {
 
     #[test]
     fn the_command_line_is_read() {
-        let read = |line: &str| Settings::read(line.split_whitespace().map(str::to_owned));
-        let given = read("--seconds 90 --seed 3 --workload pairs,streams --nemesis pause")
-            .unwrap()
-            .unwrap();
+        let read = |line: &str| {
+            Settings::try_parse_from(["chaos"].into_iter().chain(line.split_whitespace()))
+        };
+        let given = read("--seconds 90 --seed 3 --workload pairs,streams --nemesis pause").unwrap();
         assert_eq!((given.seconds, given.seed), (Duration::from_secs(90), 3));
-        assert_eq!(given.workloads, ["pairs", "streams"]);
+        assert_eq!(*given.workloads, ["pairs", "streams"]);
         let parameters = Parameters::new(&given);
         assert_eq!(parameters.kinds.len(), 3);
         assert_eq!(parameters, Parameters::new(&given));
-        assert!(read("-h").unwrap().is_none());
+        let all = read("--workload all --nemesis none").unwrap();
+        assert_eq!(*all.workloads, WORKLOADS);
+        assert_eq!(Parameters::new(&all).kinds, []);
         for wrong in [
             "--seed",
+            "--nodes 4",
             "--seconds 5",
             "--workload x",
             "--nemesis x",
             "--x 1",
         ] {
-            assert!(read(wrong).is_err(), "{wrong}");
+            assert_eq!(read(wrong).unwrap_err().exit_code(), 2, "{wrong}");
         }
     }
 }

@@ -16,108 +16,75 @@ mod load;
 mod report;
 mod settings;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use jepsen_like_tests::bench::etcd::{self, Etcd};
+use jepsen_like_tests::bench::etcd::Etcd;
 use jepsen_like_tests::bench::machine;
 use jepsen_like_tests::cluster::{Cluster, Options};
 use jepsen_like_tests::disk_probe::{self, DiskSpeed};
-use jepsen_like_tests::{Failure, Result, say};
-use serde_json::Value;
+use jepsen_like_tests::{Failure, Result, tool};
 
 use crate::load::{ANSWER_MAX, Engine, Measured, Work, measure};
 use crate::report::Report;
-use crate::settings::{Bench, Settings, USAGE};
+use crate::settings::{Load, Settings, To};
 
 const PROBE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let settings = match Settings::read(std::env::args().skip(1)) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => {
-            say(USAGE);
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            say(format!("error: {why}\n{USAGE}"));
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let run = runtime
-        .map_err(Failure::new)
-        .and_then(|runtime| runtime.block_on(run(&settings)));
-    match run {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            say(format!("error: {why}"));
-            ExitCode::FAILURE
-        }
-    }
+    tool::run(run)
 }
 
-async fn run(settings: &Settings) -> Result<()> {
+async fn run(settings: Settings) -> Result<()> {
+    let asked = settings.asked();
     let options = Options {
-        data: settings.data.clone(),
+        data: asked.data.clone(),
         ..Options::default()
     };
     let mut cluster = Cluster::start(3, options).await?;
-    let mut etcd = match (settings.etcd, etcd::installed()) {
-        (true, Some(_)) => Some(Etcd::start(cluster.directory()).await?),
-        _ => None,
-    };
     let mut environment = machine::environment(cluster.directory());
-    environment["etcd"] = match &etcd {
-        Some(_) => etcd::installed().into(),
-        None => Value::Null,
-    };
-    let report = match settings.bench {
-        Bench::Writes => rounds(settings, &mut cluster, &mut etcd, Work::Write).await?,
-        Bench::Reads => rounds(settings, &mut cluster, &mut etcd, Work::Read).await?,
-        Bench::Failover => trials(settings, &mut cluster, &mut etcd).await?,
+    let mut etcd = Etcd::if_asked(asked, cluster.directory(), &mut environment).await?;
+    let report = match &settings {
+        Settings::Writes(load) => rounds(load, &mut cluster, &mut etcd, Work::Write).await?,
+        Settings::Reads(load) => rounds(load, &mut cluster, &mut etcd, Work::Read).await?,
+        Settings::Failover(asked) => trials(asked.rounds, &mut cluster, &mut etcd).await?,
     };
     let (version, digest) = cluster.converged(ANSWER_MAX).await?;
     environment["converged"] = format!("digest {digest} at version {version}").into();
-    let text = match settings.json {
-        true => report.json(settings, &environment).to_string(),
-        false => report.text(settings, &environment),
-    };
-    writeln!(std::io::stdout(), "{text}").map_err(Failure::from)
+    match asked.json {
+        true => tool::print(report.json(&settings, &environment)),
+        false => tool::print(report.text(&settings, &environment)),
+    }
 }
 
 async fn rounds(
-    settings: &Settings,
+    load: &Load,
     cluster: &mut Cluster,
     etcd: &mut Option<Etcd>,
     work: Work,
 ) -> Result<Report> {
     let leader = cluster.leader(ANSWER_MAX).await?;
-    let ours = match settings.to_leader {
-        true => vec![cluster.address(leader).to_owned()],
-        false => cluster.addresses(),
+    let ours = match load.to {
+        To::Leader => vec![cluster.address(leader).to_owned()],
+        To::Any => cluster.addresses(),
     };
     let mut engines = vec![(Engine::Pennon, ours)];
     if let Some(etcd) = etcd {
-        let at = match settings.to_leader {
-            true => vec![etcd.leader],
-            false => vec![0, 1, 2],
+        let at = match load.to {
+            To::Leader => vec![etcd.leader],
+            To::Any => vec![0, 1, 2],
         };
         let theirs = at.into_iter().map(|at| etcd.address(at).to_owned());
         engines.push((Engine::Etcd, theirs.collect()));
     }
     let mut report = Report::default();
-    let how_long = Duration::from_secs(settings.seconds);
-    for round in 0..settings.rounds {
+    for round in 0..load.rounds {
         report.probes.push(probe(cluster).await?);
-        for workers in &settings.workers {
+        for workers in &load.workers {
             for (engine, addresses) in &engines {
                 let name = format!("bench-{round}-{workers}");
                 let measured: Measured =
-                    measure(*engine, work, addresses, &name, *workers, how_long).await?;
+                    measure(*engine, work, addresses, &name, *workers, load.seconds).await?;
                 report.loads.push((*engine, *workers, measured));
             }
         }
@@ -129,15 +96,11 @@ async fn rounds(
     Ok(report)
 }
 
-async fn trials(
-    settings: &Settings,
-    cluster: &mut Cluster,
-    etcd: &mut Option<Etcd>,
-) -> Result<Report> {
+async fn trials(rounds: usize, cluster: &mut Cluster, etcd: &mut Option<Etcd>) -> Result<Report> {
     let leader = cluster.leader(ANSWER_MAX).await?;
     failover::prepare(cluster.address(leader)).await?;
     let mut report = Report::default();
-    for _ in 0..settings.rounds {
+    for _ in 0..rounds {
         let took = failover::of_pennon(cluster).await?;
         report.failovers.push((Engine::Pennon, took));
         if let Some(etcd) = etcd {

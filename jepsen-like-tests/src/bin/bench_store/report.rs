@@ -7,7 +7,7 @@ use jepsen_like_tests::disk_probe::{DiskSpeed, WRITE_LEN};
 use serde_json::{Value, json};
 
 use crate::load::{Engine, Measured};
-use crate::settings::Settings;
+use crate::settings::{Load, Settings, To};
 
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -48,31 +48,36 @@ impl Report {
 
     pub(crate) fn json(&self, settings: &Settings, environment: &Value) -> Value {
         let shown = |one: Measured| json!({ "per_second": one.per_second.round(), "p50_ms": round(one.p50_ms), "p99_ms": round(one.p99_ms) });
-        let loads = settings.workers.iter().filter_map(|workers| {
+        let loads = |workers: &usize| {
             let ours = self.load(Engine::Pennon, *workers)?;
             let theirs = self.load(Engine::Etcd, *workers);
             let ratio = theirs.map(|theirs| round(ours.per_second / theirs.per_second));
             Some(json!({
                 "workers": workers, "pennon": shown(ours), "etcd": theirs.map(shown), "ratio": ratio,
             }))
-        });
+        };
         let times = |engine| {
             let times = self.failovers(engine);
             let median = round(median(times.iter().copied()));
             let all: Vec<f64> = times.into_iter().map(round).collect();
             json!({ "median_ms": median, "all_ms": all })
         };
-        let mut json = json!({
-            "bench": settings.bench.word(), "environment": environment, "rounds": settings.rounds,
-        });
-        match self.failovers.is_empty() {
-            true => {
-                json["seconds"] = settings.seconds.into();
-                json["to"] = if settings.to_leader { "leader" } else { "any" }.into();
+        let mut json = json!({ "bench": settings.word(), "environment": environment });
+        match settings {
+            Settings::Writes(load) | Settings::Reads(load) => {
+                json["rounds"] = load.rounds.into();
+                json["seconds"] = load.seconds.as_secs().into();
+                json["to"] = if load.to == To::Leader {
+                    "leader"
+                } else {
+                    "any"
+                }
+                .into();
                 json["disk_probe"] = shown(self.probe());
-                json["loads"] = loads.collect();
+                json["loads"] = load.workers.iter().filter_map(loads).collect();
             }
-            false => {
+            Settings::Failover(asked) => {
+                json["rounds"] = asked.rounds.into();
                 json["pennon"] = times(Engine::Pennon);
                 json["etcd"] = times(Engine::Etcd);
             }
@@ -84,7 +89,7 @@ impl Report {
         let word = |name| word(environment, name);
         let head = format!(
             "{}: three nodes, real fsync; {} cores ({}), disk {}, {} build, load {} at the start, etcd {}\n",
-            settings.bench.word(),
+            settings.word(),
             word("cores"),
             word("cpu"),
             word("disk"),
@@ -92,23 +97,22 @@ impl Report {
             word("load_at_start"),
             word("etcd"),
         );
-        let body = match self.failovers.is_empty() {
-            true => self.loads_text(settings),
-            false => self.failovers_text(),
+        let body = match settings {
+            Settings::Writes(load) | Settings::Reads(load) => self.loads_text(load),
+            Settings::Failover(_) => self.failovers_text(),
         };
         format!("{head}{body}\nour nodes agree: {}", word("converged"))
     }
 
-    fn loads_text(&self, settings: &Settings) -> String {
+    fn loads_text(&self, load: &Load) -> String {
         let mut text = format!(
             "workers ask {}, {} s each, medians of {} interleaved rounds\n\n{:>8} {:>10} {:>9} {:>9} | {:>10} {:>9} {:>9} | {:>6} {:>9}\n",
-            if settings.to_leader {
-                "the leader"
-            } else {
-                "all nodes"
+            match load.to {
+                To::Leader => "the leader",
+                To::Any => "all nodes",
             },
-            settings.seconds,
-            settings.rounds,
+            load.seconds.as_secs(),
+            load.rounds,
             "workers",
             "Pennon/s",
             "p50 ms",
@@ -119,7 +123,7 @@ impl Report {
             "ratio",
             "p99 ratio",
         );
-        for workers in &settings.workers {
+        for workers in &load.workers {
             let Some(ours) = self.load(Engine::Pennon, *workers) else {
                 continue;
             };

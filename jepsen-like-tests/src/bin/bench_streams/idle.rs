@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 
 use crate::board::{Board, Seat, Seen};
 use crate::propagation::OPENING_MAX;
-use crate::settings::Settings;
+use crate::settings::Streams;
 use crate::sniffer::Sniffer;
 use crate::store::{ANSWER_MAX, ENVIRONMENT, Store, Via};
 use crate::watchers::{Watchers, Writers};
-use jepsen_like_tests::bench::etcd::{self, Etcd};
+use jepsen_like_tests::bench::etcd::Etcd;
 use jepsen_like_tests::bench::figures::{Quantiles, kib, ms, round, word};
 use jepsen_like_tests::bench::machine::{self, Meter, Spent};
 
@@ -96,29 +96,30 @@ pub(crate) struct Idle {
     theirs: Option<Cost>,
 }
 
-pub(crate) async fn run(settings: &Settings, streams: usize) -> Result<Idle> {
+pub(crate) async fn run(settings: &Streams, streams: usize) -> Result<Idle> {
     let flags = settings.flags.unwrap_or(FLAGS_DEFAULT);
-    let mut store = Store::start(settings.data.clone(), flags).await?;
+    let mut store = Store::start(settings.asked.data.clone(), flags).await?;
     let mut environment = machine::environment(store.cluster.directory());
     environment["release"] = store.release().await?;
     environment["flags"] = json!(flags);
     environment["streams"] = json!(streams);
     let directory = store.cluster.directory().to_owned();
     let (ours, delta_bytes, snapshot_bytes) = ours(&mut store, streams).await?;
-    let mut theirs = None;
     let needed = streams as u64 * ETCD_BYTES_EACH;
-    match (settings.etcd, etcd::installed()) {
-        (true, Some(release)) if machine::available() > needed => {
-            environment["etcd"] = json!(release);
-            theirs = Some(theirs_of(&mut Etcd::start(&directory).await?, streams).await?);
+    let etcd = match settings.asked.without_etcd || machine::available() > needed {
+        true => Etcd::if_asked(&settings.asked, &directory, &mut environment).await?,
+        false => {
+            let mib = needed >> 20;
+            say(format!(
+                "{streams} watches of etcd would need {mib} MiB, more than there is"
+            ));
+            None
         }
-        (true, Some(_)) => say(format!(
-            "{streams} watches of etcd would need {} MiB, more than there is",
-            needed >> 20
-        )),
-        (true, None) => say("etcd is not installed: there is nothing to compare with"),
-        (false, _) => {}
-    }
+    };
+    let theirs = match etcd {
+        Some(mut etcd) => Some(theirs_of(&mut etcd, streams).await?),
+        None => None,
+    };
     Ok(Idle {
         environment,
         ours,

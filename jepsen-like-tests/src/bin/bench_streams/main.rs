@@ -15,64 +15,40 @@ mod store;
 mod storm;
 mod watchers;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use jepsen_like_tests::bench::machine;
-use jepsen_like_tests::{Failure, Result, say};
+use jepsen_like_tests::{Failure, Result, tool};
 use serde_json::json;
 
-use crate::settings::{Bench, Settings, USAGE};
+use crate::settings::{Settings, Streams};
 
 fn main() -> ExitCode {
-    let settings = match Settings::read(std::env::args().skip(1)) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => {
-            say(USAGE);
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            say(format!("error: {why}\n{USAGE}"));
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let run = runtime
-        .map_err(Failure::new)
-        .and_then(|runtime| runtime.block_on(run(&settings)));
-    match run {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            say(format!("error: {why}"));
-            ExitCode::FAILURE
-        }
-    }
+    tool::run(run)
 }
 
-async fn run(settings: &Settings) -> Result<()> {
+async fn run(settings: Settings) -> Result<()> {
     machine::raise_open_files();
-    let text = match settings.bench {
-        Bench::Propagation => propagation::run(settings).await?,
-        Bench::Streams => streams(settings).await?,
-    };
-    writeln!(std::io::stdout(), "{text}").map_err(Failure::from)
+    tool::print(match &settings {
+        Settings::Propagation(asked) => propagation::run(asked).await?,
+        Settings::Streams(asked) => streams(asked).await?,
+    })
 }
 
-async fn streams(settings: &Settings) -> Result<String> {
-    let idle = match settings.idle {
+async fn streams(settings: &Streams) -> Result<String> {
+    let (idle, storm) = settings.parts();
+    let idle = match idle {
         Some(streams) => Some(idle::run(settings, streams).await?),
         None => None,
     };
-    let storm = match settings.storm {
+    let storm = match storm {
         Some(clients) => Some(storm::run(settings, clients).await?),
         None => None,
     };
     if let Some(failed) = storm.as_ref().map(storm::Storm::failed).filter(|n| *n > 0) {
         return Err(Failure::new(format!("{failed} evaluations failed")));
     }
-    if settings.json {
+    if settings.asked.json {
         let idle = idle.map(|idle| idle.json());
         let storm = storm.map(|storm| storm.json());
         return Ok(json!({"bench": "streams", "idle": idle, "storm": storm}).to_string());

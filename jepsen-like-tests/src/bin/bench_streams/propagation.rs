@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::board::{Board, Seat};
-use crate::settings::Settings;
+use crate::settings::Propagation;
 use crate::store::{ANSWER_MAX, ENVIRONMENT, Store, Via};
 use crate::watchers::{Watchers, Writers};
-use jepsen_like_tests::bench::etcd::{self, Etcd};
+use jepsen_like_tests::bench::etcd::Etcd;
 use jepsen_like_tests::bench::figures::{Quantiles, median, ms, round, word};
 use jepsen_like_tests::bench::machine::{self, Meter, Spent};
 
@@ -34,7 +34,6 @@ pub(crate) const OPENING_MAX: usize = 64;
 const PROBE: Duration = Duration::from_secs(1);
 /// A client that hears nothing for so long is not waited for any more.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
-const FLAGS_DEFAULT: usize = 100;
 
 /// One number of readers in one round, on one of the two.
 #[derive(Clone, Debug)]
@@ -60,25 +59,15 @@ struct Row {
     theirs: Vec<Measured>,
 }
 
-pub(crate) async fn run(settings: &Settings) -> Result<String> {
-    let flags = settings.flags.unwrap_or(FLAGS_DEFAULT);
-    let mut store = Store::start(settings.data.clone(), flags).await?;
+pub(crate) async fn run(settings: &Propagation) -> Result<String> {
+    let mut store = Store::start(settings.asked.data.clone(), settings.flags).await?;
     let mut environment = machine::environment(store.cluster.directory());
     environment["release"] = store.release().await?;
-    environment["flags"] = json!(flags);
+    environment["flags"] = json!(settings.flags);
     environment["flips"] = json!(settings.flips);
     environment["rounds"] = json!(settings.rounds);
-    let mut etcd = match (settings.etcd, etcd::installed()) {
-        (true, Some(release)) => {
-            environment["etcd"] = json!(release);
-            Some(Etcd::start(store.cluster.directory()).await?)
-        }
-        (true, None) => {
-            say("etcd is not installed: there is nothing to compare with");
-            None
-        }
-        (false, _) => None,
-    };
+    let directory = store.cluster.directory();
+    let mut etcd = Etcd::if_asked(&settings.asked, directory, &mut environment).await?;
     let mut rows: Vec<Row> = settings.streams.iter().map(|_| Row::default()).collect();
     let mut probes = Vec::new();
     for number in 0..settings.rounds {
@@ -107,7 +96,7 @@ pub(crate) async fn run(settings: &Settings) -> Result<String> {
     {
         return Err(Failure::new("the leader of etcd changed during the run"));
     }
-    Ok(match settings.json {
+    Ok(match settings.asked.json {
         true => json_of(&environment, &probes, &settings.streams, &rows).to_string(),
         false => table_of(&environment, &probes, &settings.streams, &rows),
     })

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::propagation::OPENING_MAX;
-use crate::settings::Settings;
+use crate::settings::Streams;
 use crate::store::{ANSWER_MAX, ENVIRONMENT, Store, Via};
 use jepsen_like_tests::bench::figures::{Quantiles, median, ms, round, word};
 use jepsen_like_tests::bench::machine::{self, Meter, Spent};
@@ -50,9 +50,9 @@ pub(crate) struct Storm {
     deaths: Vec<Death>,
 }
 
-pub(crate) async fn run(settings: &Settings, clients: usize) -> Result<Storm> {
+pub(crate) async fn run(settings: &Streams, clients: usize) -> Result<Storm> {
     let flags = settings.flags.unwrap_or(FLAGS_DEFAULT).max(2);
-    let mut store = Store::start(settings.data.clone(), flags).await?;
+    let mut store = Store::start(settings.asked.data.clone(), flags).await?;
     let mut environment = machine::environment(store.cluster.directory());
     environment["release"] = store.release().await?;
     environment["flags"] = json!(flags);

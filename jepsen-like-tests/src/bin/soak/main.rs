@@ -12,21 +12,21 @@ mod samples;
 mod settings;
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use jepsen_like_tests::checkers::judge::Judgement;
 use jepsen_like_tests::cluster::{Cluster, Options};
 use jepsen_like_tests::http1::{Call, Connection};
-use jepsen_like_tests::{Failure, Result, say};
+use jepsen_like_tests::{Failure, Result, tool};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::samples::{Sample, Samples};
-use crate::settings::{Settings, USAGE};
+use crate::settings::Settings;
 
 const NODES: usize = 3;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -46,32 +46,7 @@ const FATAL: [&str; 4] = [
 ];
 
 fn main() -> ExitCode {
-    let settings = match Settings::read(std::env::args().skip(1)) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => {
-            say(USAGE);
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            say(format!("error: {why}\n{USAGE}"));
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let run = runtime
-        .map_err(Failure::new)
-        .and_then(|runtime| runtime.block_on(run(&settings)));
-    match run {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(why) => {
-            say(format!("error: {why}"));
-            ExitCode::FAILURE
-        }
-    }
+    tool::judge(run)
 }
 
 /// What writers and the one who watches them share.
@@ -84,7 +59,7 @@ struct Work {
     refusal: Mutex<String>,
 }
 
-async fn run(settings: &Settings) -> Result<bool> {
+async fn run(settings: Settings) -> Result<Judgement> {
     let options = Options {
         data: settings.data.clone(),
         arguments: vec![
@@ -114,7 +89,7 @@ async fn run(settings: &Settings) -> Result<bool> {
             settings.writers,
         ));
     }
-    let watched = watch(settings, &mut cluster, &work).await;
+    let watched = watch(&settings, &mut cluster, &work).await;
     work.stop.store(true, Ordering::Relaxed);
     while writers.join_next().await.is_some() {}
     for burner in burners {
@@ -136,12 +111,12 @@ async fn run(settings: &Settings) -> Result<bool> {
         }
     };
     faults.extend(samples.growth());
-    let text = report(settings, &samples, &faults, &end);
-    writeln!(std::io::stdout(), "{text}")?;
-    if !faults.is_empty() {
-        cluster.keep_data();
+    tool::print(report(&settings, &samples, &faults, &end))?;
+    if faults.is_empty() {
+        return Ok(Judgement::Valid);
     }
-    Ok(faults.is_empty())
+    cluster.keep_data();
+    Ok(Judgement::Invalid)
 }
 
 /// Keeps a core busy, as a neighbour would.
