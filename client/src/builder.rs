@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::broken::Broken;
 use crate::cache::{self, Cache, Identity, Restored};
 use crate::clock::{BootClock, Clock};
 use crate::endpoint::{Connector, Endpoint, TcpConnector};
@@ -54,6 +55,7 @@ pub struct ClientBuilder {
     cache_file: Option<PathBuf>,
     bootstrap: Option<Vec<u8>>,
     polling: Polling,
+    broken: Option<Broken>,
     #[cfg(feature = "tls")]
     root_certificates: Vec<Vec<u8>>,
 }
@@ -79,6 +81,7 @@ impl ClientBuilder {
             cache_file: None,
             bootstrap: None,
             polling: Polling::default(),
+            broken: None,
             #[cfg(feature = "tls")]
             root_certificates: Vec::new(),
         }
@@ -174,6 +177,15 @@ impl ClientBuilder {
     /// Makes pauses, the choice of endpoints and the client id repeatable, for simulations.
     pub fn seed(mut self, seed: u64) -> ClientBuilder {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Has the client break a promise, for runs that show that their checkers see it. There is none
+    /// in a release build.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn broken(mut self, broken: Broken) -> ClientBuilder {
+        self.broken = Some(broken);
         self
     }
 
@@ -316,6 +328,7 @@ impl ClientBuilder {
             endpoints: Arc::clone(&endpoints),
             staleness_max: self.staleness_max,
             polling: self.polling,
+            broken: self.broken,
             seed,
         });
         let first = Report {

@@ -37,6 +37,8 @@
 
 pub mod admin;
 mod alarm;
+#[doc(hidden)]
+pub mod broken;
 mod builder;
 mod cache;
 mod changes;

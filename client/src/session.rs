@@ -44,6 +44,7 @@ pub(crate) use self::receipts::ReceiptId;
 use self::receipts::Receipts;
 use self::saves::Saves;
 use self::stream::{Hello, Late, Stream};
+use crate::broken::Broken;
 use crate::cache::Restored;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -149,6 +150,8 @@ pub(crate) struct Settings {
     pub(crate) endpoints: Arc<[Endpoint]>,
     pub(crate) staleness_max: Option<Duration>,
     pub(crate) polling: Polling,
+    /// What it breaks on purpose.
+    pub(crate) broken: Option<Broken>,
     pub(crate) seed: u64,
 }
 
@@ -570,7 +573,8 @@ impl Session {
         let until = now.saturating_add(DIAL_TIME_MAX);
         let held = self.held.as_ref();
         let since = held.map(|held| held.snapshot.version());
-        let since = since.filter(|_| !self.full_wanted && self.is_known());
+        let since = since.filter(|_| !self.full_wanted && self.is_known()); // I6
+        let since = since.filter(|_| !Broken::NewerOnly.is(self.settings.broken));
         let cluster_id = held.and_then(|held| held.cluster_id.clone());
         let (poll, endpoint) = (self.polls.is_next(now), self.endpoint());
         if !poll {

@@ -15,6 +15,7 @@ use pennon_raft_store::snapshot_file::SnapshotInfo;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::broken::Broken;
 use crate::clock::Clock;
 use crate::confirm::Confirm;
 use crate::hub::Hub;
@@ -103,6 +104,8 @@ pub struct Core {
     pub(crate) loaded: Mutex<BTreeMap<EnvironmentKey, Arc<Snapshot>>>,
     /// Where work runs that would hold up other requests.
     pub(crate) blocking: Blocking,
+    /// What it breaks on purpose.
+    pub(crate) broken: Option<Broken>,
 }
 
 impl Core {

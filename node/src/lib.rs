@@ -9,6 +9,8 @@
 //! Every source of IO, time and randomness is handed in (`net`, `clock`, `Surroundings`), so that
 //! the whole node runs in a simulation.
 
+#[doc(hidden)]
+pub mod broken;
 pub mod cli;
 pub mod clock;
 pub mod confirm;

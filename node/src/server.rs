@@ -29,6 +29,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::broken::Broken;
 use crate::clock::Clock;
 use crate::confirm::Confirm;
 use crate::core::Core;
@@ -84,6 +85,9 @@ pub struct NodeOptions {
     pub segment_bytes: u64,
     /// What this release knows: [`Features::THIS`], but for tests of mixed releases.
     pub features: Features,
+    /// What it breaks on purpose; a release build breaks nothing.
+    #[doc(hidden)]
+    pub broken: Option<Broken>,
 }
 
 impl NodeOptions {
@@ -102,7 +106,17 @@ impl NodeOptions {
             min_free: crate::settings::MIN_FREE_DEFAULT,
             segment_bytes: LogOptions::default().segment_bytes,
             features: Features::THIS,
+            broken: None,
         }
+    }
+
+    /// What consensus is told that this release knows.
+    fn features_of_raft(&self) -> Features {
+        #[cfg(debug_assertions)]
+        if Broken::RequestWindow.is(self.broken) {
+            return self.features.forgetful();
+        }
+        self.features
     }
 }
 
@@ -577,7 +591,7 @@ impl Shared {
             transport: Arc::new(peers.clone()),
             blocking: self.store.blocking,
             space,
-            features: self.options.features,
+            features: self.options.features_of_raft(),
         };
         let raft = Raft::start(parts).await.map_err(|why| why.to_string())?;
         let interval = self.options.confirm_interval;
@@ -620,6 +634,7 @@ impl Shared {
             draining: self.app.draining().clone(),
             loaded: Mutex::default(),
             blocking: self.store.blocking,
+            broken: self.options.broken,
         };
         self.raft
             .set(raft)

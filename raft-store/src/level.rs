@@ -50,6 +50,8 @@ pub enum Part {
 pub struct Features {
     level: u32,
     brought: &'static [(Part, u32)],
+    /// Whether it remembers requests, as every release does.
+    remembers: bool,
 }
 
 /// The cluster is at a level that this release does not know.
@@ -71,6 +73,7 @@ impl Features {
     pub const THIS: Self = Self {
         level: FEATURE_LEVEL,
         brought: BROUGHT,
+        remembers: true,
     };
 
     /// A release of another level, for tests: `brought` says which parts came with which level.
@@ -85,7 +88,28 @@ impl Features {
     /// assert!(older.check(2).is_err_and(|why| why.to_string().contains("the other members run")));
     /// ```
     pub const fn simulated(level: u32, brought: &'static [(Part, u32)]) -> Self {
-        Self { level, brought }
+        Self {
+            level,
+            brought,
+            remembers: true,
+        }
+    }
+
+    /// The same without the request-id window, so that a retry has a second effect: for runs that
+    /// show that their checkers see it (I9). There is none in a release build.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn forgetful(self) -> Self {
+        Self {
+            remembers: false,
+            ..self
+        }
+    }
+
+    /// Whether it has the request-id window.
+    pub(crate) fn remembers(self) -> bool {
+        !cfg!(debug_assertions) || self.remembers
     }
 
     /// The highest level that this release knows.

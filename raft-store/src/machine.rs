@@ -205,7 +205,12 @@ impl Machine {
     /// The same machine in a release that knows this much.
     #[must_use]
     pub fn with_features(self, features: Features) -> Self {
-        Self { features, ..self }
+        let window = self.window.of(features);
+        Self {
+            features,
+            window,
+            ..self
+        }
     }
 
     /// Applies one committed entry. `id` must be the one after the last applied.

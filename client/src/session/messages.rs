@@ -14,6 +14,7 @@ use pennon_evaluator::{
 
 use super::stream::{Hello, Stream};
 use super::{Phase, Session, stream_hello};
+use crate::broken::Broken;
 use crate::error::Error;
 use crate::held::{Held, Source};
 
@@ -33,6 +34,10 @@ impl Session {
         proof: AgeBound,
         now: Duration,
     ) -> Result<bool, Trouble> {
+        let proof = match Broken::FreshOnReceipt.is(self.settings.broken) {
+            true => Broken::received(now),
+            false => proof, // I5
+        };
         let greeted = matches!(&self.phase, Phase::Streaming(Stream { hello: Some(_), .. }));
         match (message, greeted) {
             (message @ StreamMessage::Hello { .. }, _) => self.on_hello(message, proof, now),
@@ -140,7 +145,10 @@ impl Session {
         };
         let foreign = self.is_foreign(&cluster_id);
         if let Some(held) = &self.held {
-            let have = held.snapshot.version();
+            let have = match Broken::NewerOnly.is(self.settings.broken) {
+                true => Version::ZERO,
+                false => held.snapshot.version(),
+            };
             if foreign && version <= have {
                 return Err(self.foreign(&cluster_id, version)); // I6
             }

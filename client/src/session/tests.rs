@@ -82,6 +82,7 @@ impl Script {
             endpoints: Endpoint::parse_all(urls).unwrap(),
             staleness_max: None,
             polling: Polling::Auto,
+            broken: None,
             seed: 7,
         };
         let session = Session::new(settings);

@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use super::failure::{Exit, Failure};
 use super::signals::Signals;
 use super::terminal::may_colour;
+use crate::broken::{Broken, VARIABLE};
 use crate::clock::SystemClock;
 use crate::net::TcpConnect;
 use crate::server::{Node, NodeOptions, Storage, Surroundings};
@@ -53,7 +54,11 @@ pub(crate) struct ServeCommand {
 pub(crate) async fn run(command: ServeCommand) -> Result<(), Failure> {
     let file = command.config.as_deref().map(Given::read).transpose()?;
     let settings = command.given.or(file.unwrap_or_default()).resolve()?;
+    let broken = broken()?;
     start_logging(&settings.log)?;
+    if let Some(broken) = broken {
+        tracing::warn!("{VARIABLE}={broken}: this node breaks a promise on purpose");
+    }
     let mut signals = Signals::take()?;
     let api = listen("--listen", &settings.listen, settings.insecure).await?;
     let peer = listen("--peer-listen", &settings.peer_listen, settings.insecure).await?;
@@ -70,6 +75,7 @@ pub(crate) async fn run(command: ServeCommand) -> Result<(), Failure> {
             keep_behind_snapshot: settings.snapshot_every,
             ..RaftOptions::default()
         },
+        broken,
         ..NodeOptions::single(&settings.name)
     };
     let connect = TcpConnect::via(settings.peer_via.clone());
@@ -92,6 +98,13 @@ pub(crate) async fn run(command: ServeCommand) -> Result<(), Failure> {
             Err(Failure::new(Exit::Failure, format!("node {} stopped: {why}", settings.name)))
         }
     }
+}
+
+/// What the environment asks to be broken; a release build refuses (I1, I9).
+fn broken() -> Result<Option<Broken>, Failure> {
+    let asked = std::env::var_os(VARIABLE).map(|asked| asked.to_string_lossy().into_owned());
+    Broken::read(asked.as_deref(), cfg!(debug_assertions))
+        .map_err(|why| Failure::usage(why).hint(format!("Start it without {VARIABLE}.")))
 }
 
 /// Says what is waited for, then that the node serves; returns why when it fails.

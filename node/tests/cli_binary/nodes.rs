@@ -91,6 +91,26 @@ fn listening_for_everybody_is_refused_unless_it_is_meant() {
     meant.says("is ready");
 }
 
+/// A debug build says that it breaks a promise; a release build does not start.
+#[test]
+fn breaking_a_promise_on_purpose_is_for_debug_builds() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("n1");
+    let unknown = run(&serve(&data, &[]), &[("PENNON_BREAK", "coffee")]).exits(2);
+    unknown.complains("PENNON_BREAK is set to \"coffee\"");
+    assert!(!data.exists());
+    let asked = [("PENNON_BREAK", "local-reads")];
+    if cfg!(debug_assertions) {
+        let mut broken = Process::start(&serve(&data, &["--log", "warn"]), &asked);
+        broken.says("PENNON_BREAK=local-reads: this node breaks a promise on purpose");
+    } else {
+        run(&serve(&data, &[]), &asked)
+            .exits(2)
+            .complains("only debug builds do that");
+        assert!(!data.exists());
+    }
+}
+
 #[test]
 fn settings_come_from_flags_then_environment_then_file() {
     let directory = tempfile::tempdir().unwrap();
