@@ -28,8 +28,9 @@ use std::fmt;
 
 use crate::history::Operation;
 
-/// Complaints kept in a verdict; more are counted.
-const COMPLAINTS_MAX: usize = 20;
+/// Complaints of one rule kept in a verdict; more are counted. Of each rule, or a history that breaks
+/// one all the time would not show that it breaks another.
+const COMPLAINTS_MAX: usize = 10;
 
 /// What a checker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub enum Verdict<R> {
     Unknown(String),
 }
 
-/// How a promise was broken, the first cases in full.
+/// How a promise was broken, the first cases of each rule in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaints<R> {
     first: Vec<(R, String, Option<Place>)>,
@@ -101,7 +102,8 @@ impl<R: Copy + PartialEq> Complaints<R> {
 
     fn push(&mut self, rule: R, what: String, place: Option<Place>) {
         self.count += 1;
-        if self.first.len() < COMPLAINTS_MAX {
+        let same = self.first.iter().filter(|(found, ..)| *found == rule);
+        if same.count() < COMPLAINTS_MAX {
             self.first.push((rule, what, place));
         }
     }
@@ -116,7 +118,7 @@ impl<R: Copy + PartialEq> Complaints<R> {
         self.count
     }
 
-    /// The first ones: the rule that was broken, what was seen, and where.
+    /// The first ones of each kind: the rule that was broken, what was seen, and where.
     pub fn first(&self) -> &[(R, String, Option<Place>)] {
         &self.first
     }
@@ -155,5 +157,20 @@ impl<R: fmt::Debug> fmt::Display for Verdict<R> {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_that_is_broken_all_the_time_hides_no_other() {
+        let mut complaints = Complaints::default();
+        (0..100).for_each(|at| complaints.add('a', format!("{at}")));
+        complaints.add('b', "once");
+        assert_eq!(complaints.count(), 101);
+        assert_eq!(complaints.first().len(), COMPLAINTS_MAX + 1);
+        assert!(complaints.name('a') && complaints.name('b'));
     }
 }

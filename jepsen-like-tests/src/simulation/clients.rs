@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pennon_client::{Client, Freshness, Subject};
+use pennon_client::{Client, ClientBuilder, Freshness, Subject};
 use rand::RngExt;
 use serde_json::{Map, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::cluster::addresses;
+use super::control::Control;
 use super::host::{Clocks, Host, Still};
 use super::network::Wires;
 use super::swarm::Parameters;
@@ -138,6 +139,7 @@ impl Clients {
                         wires,
                         site,
                         seed: roll,
+                        control: parameters.control,
                     };
                     host.start(|clocks| application.run(clocks, phase, done))?;
                 }
@@ -322,6 +324,7 @@ struct Application {
     wires: Wires,
     site: Site,
     seed: u64,
+    control: Option<Control>,
 }
 
 impl Application {
@@ -332,8 +335,8 @@ impl Application {
             .client_id(format!("application-{}", self.client))
             .connector(self.wires.clone())
             .clock(clocks)
-            .seed(self.seed)
-            .start();
+            .seed(self.seed);
+        let client = broken(client, self.control).start();
         let client = match client {
             Ok(client) => client,
             Err(why) => return done.say(Err(Failure::new(why))),
@@ -374,4 +377,15 @@ impl Application {
             age: age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
         }));
     }
+}
+
+/// Breaks an application as the control says; a release build has no such thing.
+fn broken(builder: ClientBuilder, control: Option<Control>) -> ClientBuilder {
+    #[cfg(debug_assertions)]
+    if let Some(broken) = control.and_then(Control::of_applications) {
+        return builder.broken(broken);
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = control;
+    builder
 }

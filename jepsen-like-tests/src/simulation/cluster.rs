@@ -13,6 +13,7 @@ use pennon_raft_store::disk::MemoryDisk;
 use pennon_raft_store::raft::Role;
 use tokio_util::sync::CancellationToken;
 
+use super::control::Control;
 use super::disk::SimDisk;
 use super::host::{Clocks, Host};
 use super::network::Wires;
@@ -145,6 +146,7 @@ impl Cluster {
             raft: parameters.raft.clone(),
             segment_bytes: parameters.segment_bytes,
             min_free: parameters.min_free,
+            broken: parameters.control.and_then(Control::of_nodes),
             ..NodeOptions::single(format!("n{at}"))
         };
         let member = &mut self.members[at];
@@ -154,6 +156,10 @@ impl Cluster {
             self.universe.clone(),
             member.host.roll(),
         );
+        let disk = match parameters.control {
+            Some(Control::Fsync) => disk.that_lies(),
+            _ => disk,
+        };
         member.disk = Some(disk.clone());
         member.handle = Handle::default();
         member.stop = CancellationToken::new();

@@ -4,6 +4,7 @@
 //! The cut that hurts is therefore counted in operations: before the n-th from now the disk is
 //! taken as a power cut leaves it, every later operation fails, and the machine is doomed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,9 @@ pub(crate) struct SimDisk {
     machine: Machine,
     universe: Universe,
     plug: Arc<Mutex<Plug>>,
+    /// It says that the log is synced, and leaves that to the next sync of anything else, as a file
+    /// system with a journal may: the control of what fsync is for.
+    lies: bool,
 }
 
 struct Plug {
@@ -29,6 +33,8 @@ struct Plug {
     left: Option<u64>,
     /// What the power cut left.
     image: Option<MemoryDisk>,
+    /// Files of the log that were not synced when that was asked for.
+    behind: BTreeSet<String>,
 }
 
 impl SimDisk {
@@ -37,13 +43,20 @@ impl SimDisk {
             random: StdRng::seed_from_u64(seed),
             left: None,
             image: None,
+            behind: BTreeSet::new(),
         };
         SimDisk {
             memory,
             machine,
             universe,
             plug: Arc::new(Mutex::new(plug)),
+            lies: false,
         }
+    }
+
+    /// The same disk, which does not sync the log when told to; a power cut takes what was not.
+    pub(crate) fn that_lies(self) -> Self {
+        SimDisk { lies: true, ..self }
     }
 
     pub(crate) fn memory(&self) -> &MemoryDisk {
@@ -72,7 +85,10 @@ impl SimDisk {
     fn crash(&self, random: &mut StdRng) -> MemoryDisk {
         let mut lost = 0;
         let image = self.memory.crash(|operation| {
-            let kept = kept(random, operation);
+            let kept = match self.lies {
+                true => Kept::Nothing,
+                false => kept(random, operation),
+            };
             lost += u64::from(kept != Kept::All);
             kept
         });
@@ -105,6 +121,17 @@ impl SimDisk {
         drop(plug);
         self.universe.doom(self.machine);
         Err(io::Error::from_raw_os_error(5))
+    }
+
+    /// Syncs what it only said it had synced.
+    fn write_back(&self) -> io::Result<()> {
+        let behind = std::mem::take(&mut self.plug().behind);
+        for path in behind {
+            if self.memory.exists(&path)? {
+                self.memory.open(&path, Open::Existing)?.sync_data()?;
+            }
+        }
+        Ok(())
     }
 
     fn note(&self, what: &str, path: &str) {
@@ -164,6 +191,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.gate()?;
+        self.write_back()?;
         self.memory.sync_dir(dir)
     }
 
@@ -210,11 +238,17 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.disk.gate()?;
+        if self.disk.lies && self.path.ends_with(".seg") {
+            self.disk.plug().behind.insert(self.path.clone());
+            return Ok(());
+        }
+        self.disk.write_back()?;
         self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
         self.disk.gate()?;
+        self.disk.write_back()?;
         self.file.sync_all()
     }
 }

@@ -22,8 +22,10 @@
 //!
 //! Left out: threads (the log's and the history's), which have tests of their own; other releases.
 
+mod cases;
 mod clients;
 mod cluster;
+mod control;
 mod disk;
 mod faults;
 mod host;
@@ -34,6 +36,7 @@ mod swarm;
 mod trace;
 mod universe;
 
+pub use control::Control;
 pub use log::log_to;
 pub use run::{Judgement, Options, Report, planned, run};
 pub use swarm::{Kind, Parameters};

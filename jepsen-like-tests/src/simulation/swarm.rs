@@ -14,6 +14,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
+use super::control::Control;
+
 /// A kind of fault, as people name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -238,16 +240,29 @@ pub struct Parameters {
     pub gap_ms: (u64, u64),
     /// Milliseconds that a fault lasts, at least and at most.
     pub lasts_ms: (u64, u64),
+    /// Faults written down, instead of those that the seed plans; in order of time.
+    pub(crate) written: Option<Vec<Planned>>,
+    /// What is broken on purpose; no seed decides that.
+    pub(crate) control: Option<Control>,
 }
 
 impl fmt::Display for Parameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.as_str()).collect();
+        let faults = match &self.written {
+            Some(written) => format!("{} faults written down", written.len()),
+            None => format!(
+                "a fault every {:?} ms for {:?} ms: {}",
+                self.gap_ms,
+                self.lasts_ms,
+                kinds.join(" ")
+            ),
+        };
         let raft = &self.raft;
         write!(
             f,
             "seed {}, {} s, {} nodes, heartbeat {:?}, elections {:?} to {:?}, a snapshot every {} keeping {}, segments of {} KiB, \
-             delay {:?} ms, {} clients on {}+{} registers every {:?}{}, {} applications with a bound of {} ms, a fault every {:?} ms for {:?} ms: {}",
+             delay {:?} ms, {} clients on {}+{} registers every {:?}{}, {} applications with a bound of {} ms, {}",
             self.seed,
             self.seconds,
             self.nodes,
@@ -265,9 +280,7 @@ impl fmt::Display for Parameters {
             if self.crowded { " at one node" } else { "" },
             self.evaluators,
             self.bound_ms,
-            self.gap_ms,
-            self.lasts_ms,
-            kinds.join(" ")
+            faults
         )
     }
 }
@@ -324,7 +337,15 @@ impl Parameters {
             },
             gap_ms: (gap / 3, gap * 2),
             lasts_ms: (lasts / 10, lasts),
+            written: None,
+            control: None,
         }
+    }
+
+    /// The same of a system that breaks a promise, or keeps all of them.
+    #[must_use]
+    pub fn with_control(self, control: Option<Control>) -> Parameters {
+        Parameters { control, ..self }
     }
 
     /// How old an answer called FRESH can be by true time, in milliseconds: the bound, a step of the
@@ -347,6 +368,9 @@ impl Parameters {
 
     /// The faults, in order of time.
     pub(crate) fn plan(&self) -> Vec<Planned> {
+        if let Some(written) = &self.written {
+            return written.clone();
+        }
         let random = &mut StdRng::seed_from_u64(self.seed ^ 0x706c_616e_0000_0000);
         let kinds: Vec<Kind> = self.kinds.iter().copied().collect();
         let mut plan = Vec::new();

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use jepsen_like_tests::say;
-use jepsen_like_tests::simulation::{Judgement, Options, Parameters, Report, log_to, planned, run};
+use jepsen_like_tests::simulation::{Judgement, Options, Report, log_to, planned, run};
 
 use crate::settings::{Settings, USAGE};
 
@@ -38,7 +38,16 @@ fn main() -> ExitCode {
 }
 
 fn one(settings: &Settings) -> ExitCode {
-    let parameters = Parameters::new(settings.seeds.start, settings.seconds, &settings.kinds);
+    let parameters = settings.parameters(settings.seeds.start);
+    if let Some(control) = settings.control
+        && !settings.machine
+        && !settings.kept
+    {
+        say(format!(
+            "a control: {} is broken on purpose",
+            control.as_str()
+        ));
+    }
     if !settings.machine {
         say(&parameters);
     }
@@ -59,7 +68,7 @@ fn one(settings: &Settings) -> ExitCode {
             let took = began.elapsed().as_secs_f64();
             match settings.machine {
                 true => many::hand_over(&report, took),
-                false => tell(settings.seeds.start, &report, took),
+                false => tell(parameters.seed, &report, took),
             }
             match report.judgement {
                 Judgement::Valid => ExitCode::SUCCESS,

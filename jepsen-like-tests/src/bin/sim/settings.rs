@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use jepsen_like_tests::simulation::Kind;
+use jepsen_like_tests::simulation::{Control, Kind, Parameters};
 
-pub(crate) const USAGE: &str = "usage: sim --seed N | --seeds A..B [--jobs N]
+pub(crate) const USAGE: &str = "usage: sim --seed N | --seeds A..B [--jobs N] | --control NAME [--kept]
   --seconds N        simulated seconds with faults (default 100)
   --faults LIST      kinds of faults that may occur, `all` or `none` (default all)
   --without N,N,...  leave planned faults out, by number
+  --control NAME     break a promise on purpose, in a debug build: fsync, local-reads, request-window,
+                     newer-only or fresh-on-receipt; without a seed, in the case that shows it
+  --kept             the case of a control, with nothing broken
   --plan             print what the seed decides and its faults, and run nothing
   --trace FILE       write everything that happens as text
   --log FILTER       print what the nodes log, for example `info` or `pennon_node=debug`
@@ -24,6 +27,9 @@ pub(crate) struct Settings {
     pub(crate) seconds: u64,
     pub(crate) kinds: BTreeSet<Kind>,
     pub(crate) without: Vec<usize>,
+    pub(crate) control: Option<Control>,
+    /// The case of the control, with nothing broken.
+    pub(crate) kept: bool,
     pub(crate) plan: bool,
     pub(crate) trace: Option<PathBuf>,
     pub(crate) log: Option<String>,
@@ -41,6 +47,8 @@ impl Settings {
             seconds: 100,
             kinds: Kind::ALL.into_iter().collect(),
             without: Vec::new(),
+            control: None,
+            kept: false,
             plan: false,
             trace: None,
             log: None,
@@ -51,6 +59,7 @@ impl Settings {
         while let Some(name) = arguments.next() {
             match name.as_str() {
                 "--help" | "-h" => return Ok(None),
+                "--kept" => settings.kept = true,
                 "--plan" => settings.plan = true,
                 "--shrink" => settings.shrink = true,
                 "--machine" => settings.machine = true,
@@ -60,10 +69,20 @@ impl Settings {
                 }
             }
         }
-        match settings.seeds.is_empty() {
-            true => Err("which seed?".to_owned()),
-            false => Ok(Some(settings)),
+        match (settings.seeds.is_empty(), settings.control) {
+            (true, None) => Err("which seed?".to_owned()),
+            (_, None) | (false, _) if settings.kept => Err("--kept is for a case".to_owned()),
+            _ => Ok(Some(settings)),
         }
+    }
+
+    /// What is run as this seed.
+    pub(crate) fn parameters(&self, seed: u64) -> Parameters {
+        let parameters = match self.control.filter(|_| self.seeds.is_empty()) {
+            Some(control) => control.case(),
+            None => Parameters::new(seed, self.seconds, &self.kinds),
+        };
+        parameters.with_control(self.control.filter(|_| !self.kept))
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -84,6 +103,7 @@ impl Settings {
                 let numbers = value.split(',').filter(|number| !number.is_empty());
                 self.without = numbers.map(number).collect::<Result<_, _>>()?;
             }
+            "--control" => self.control = Some(Control::named(value)?),
             "--trace" => self.trace = Some(value.into()),
             "--log" => self.log = Some(value.to_owned()),
             _ => return Err(format!("{name} is not known")),
@@ -94,14 +114,19 @@ impl Settings {
     /// What repeats the run of one seed.
     pub(crate) fn arguments(&self, seed: u64, without: &[usize]) -> Vec<String> {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.as_str()).collect();
-        let mut arguments = vec![
-            "--seed".to_owned(),
-            seed.to_string(),
-            "--seconds".to_owned(),
-            self.seconds.to_string(),
-        ];
+        let mut arguments = Vec::new();
+        if !self.seeds.is_empty() {
+            arguments.extend(["--seed".to_owned(), seed.to_string()]);
+            arguments.extend(["--seconds".to_owned(), self.seconds.to_string()]);
+        }
         if self.kinds.len() < Kind::ALL.len() {
             arguments.extend(["--faults".to_owned(), kinds.join(",")]);
+        }
+        if let Some(control) = self.control {
+            arguments.extend(["--control".to_owned(), control.as_str().to_owned()]);
+        }
+        if self.kept {
+            arguments.push("--kept".to_owned());
         }
         if !without.is_empty() {
             let numbers: Vec<String> = without.iter().map(ToString::to_string).collect();

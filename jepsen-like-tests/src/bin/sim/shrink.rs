@@ -4,14 +4,14 @@
 use std::process::ExitCode;
 
 use jepsen_like_tests::say;
-use jepsen_like_tests::simulation::{Parameters, planned};
+use jepsen_like_tests::simulation::planned;
 
 use crate::many::child;
 use crate::settings::Settings;
 
 pub(crate) fn run(settings: &Settings) -> ExitCode {
     let seed = settings.seeds.start;
-    let plan = planned(&Parameters::new(seed, settings.seconds, &settings.kinds));
+    let plan = planned(&settings.parameters(seed));
     let fails = |kept: &[usize]| {
         let without: Vec<usize> = (0..plan.len()).filter(|at| !kept.contains(at)).collect();
         match child(settings, seed, &without) {
