@@ -441,11 +441,11 @@ impl Draft {
             return Ok(());
         };
         let was = self.machine.object(object);
-        let was = was.and_then(|was| parse_flag(object.key(), &was.value).ok());
-        match (was, parse_flag(object.key(), value)) {
-            (Some(was), Ok(now)) if was.salt != now.salt => Err(Refusal::Invalid {
+        let salt = |text: &str| salt_of(object.key(), text);
+        match (was.and_then(|was| salt(&was.value)), salt(value)) {
+            (Some(was), Some(now)) if was != now => Err(Refusal::Invalid {
                 write: decided.at(object),
-                faults: vec![salt_fault(&was.salt)],
+                faults: vec![salt_fault(&was)],
             }),
             _ => Ok(()),
         }
@@ -638,6 +638,16 @@ fn check_shape(request: &ChangeRequest) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// The salt in a FlagConfig, of which nothing else is read.
+fn salt_of(flag: &str, text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Salted {
+        salt: Option<String>,
+    }
+    let salted: Salted = serde_json::from_str(text).ok()?;
+    Some(salted.salt.unwrap_or_else(|| flag.to_owned()))
 }
 
 fn salt_fault(salt: &str) -> Fault {
