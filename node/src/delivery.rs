@@ -165,6 +165,38 @@ fn left_of(bound: u64, passed: u64) -> u64 {
     (bound + 1).saturating_sub(passed)
 }
 
+/// What the members together say of one evaluator.
+struct Known {
+    version: Version,
+    connected: bool,
+    seen_ms: u64,
+    node: String,
+}
+
+/// What they say of each.
+fn evaluators(heard: &[Heard]) -> BTreeMap<String, Known> {
+    let mut by_id: BTreeMap<String, Known> = BTreeMap::new();
+    for member in heard {
+        let said = member.said.iter();
+        for said in said.flat_map(|said| &said.count.evaluators) {
+            let one = by_id.entry(said.id.clone()).or_insert_with(|| Known {
+                version: Version::ZERO,
+                connected: false,
+                seen_ms: u64::MAX,
+                node: member.name.clone(),
+            });
+            // It went from one node to another: where it is now counts, and the newest receipt.
+            if (said.connected, one.seen_ms) > (one.connected, said.seen_ms) {
+                one.node.clone_from(&member.name);
+            }
+            one.version = one.version.max(said.version);
+            one.connected |= said.connected;
+            one.seen_ms = one.seen_ms.min(said.seen_ms);
+        }
+    }
+    by_id
+}
+
 /// Puts the answers of all members together. `bound` is the staleness bound and `left` what is left
 /// of it since this node had the version, both in milliseconds.
 fn merge(
@@ -174,17 +206,12 @@ fn merge(
     bound: u64,
     left: u64,
 ) -> Delivery {
-    struct One {
-        version: Version,
-        connected: bool,
-        seen_ms: u64,
-        node: String,
-    }
     let mut delivery = Delivery::default();
-    let mut by_id: BTreeMap<String, One> = BTreeMap::new();
+    let mut by_id = evaluators(&heard);
     let mut polls = Vec::new();
     for member in &heard {
-        let connected = |said: &Said| {
+        let said = member.said.as_ref();
+        let of = |said: &Said| {
             said.count
                 .evaluators
                 .iter()
@@ -193,48 +220,17 @@ fn merge(
         };
         delivery.nodes.push(NodePart {
             name: member.name.clone(),
-            answers: member.said.is_some(),
-            applied: member.said.as_ref().is_some_and(|said| said.applied),
-            connected: member.said.as_ref().map_or(0, connected),
+            answers: said.is_some(),
+            applied: said.is_some_and(|said| said.applied),
+            connected: said.map_or(0, of),
         });
-        let Some(said) = &member.said else { continue };
+        let Some(said) = said else {
+            let lost = unreachable(environment, version, member, &mut by_id, left);
+            delivery.laggards.extend(lost);
+            continue;
+        };
         delivery.unnamed += said.count.unnamed;
         polls.extend(said.count.polled_ms.map(|passed| left_of(bound, passed)));
-        for known in &said.count.evaluators {
-            let one = by_id.entry(known.id.clone()).or_insert_with(|| One {
-                version: Version::ZERO,
-                connected: false,
-                seen_ms: u64::MAX,
-                node: member.name.clone(),
-            });
-            // It went from one node to another: where it is now counts, and the newest receipt.
-            if (known.connected, one.seen_ms) > (one.connected, known.seen_ms) {
-                one.node.clone_from(&member.name);
-            }
-            one.version = one.version.max(known.version);
-            one.connected |= known.connected;
-            one.seen_ms = one.seen_ms.min(known.seen_ms);
-        }
-    }
-    for member in heard.iter().filter(|member| member.said.is_none()) {
-        for id in &member.remembered.evaluators {
-            if by_id
-                .get(id)
-                .is_some_and(|one| one.connected || one.version >= version)
-            {
-                continue;
-            }
-            let known = by_id.remove(id);
-            delivery.laggards.push(Laggard {
-                id: id.clone(),
-                environment: environment.clone(),
-                node: member.name.clone(),
-                version: known.as_ref().map_or(Version::ZERO, |one| one.version),
-                seen_ms: known.map(|one| one.seen_ms),
-                lag: Lag::NodeUnreachable,
-                fresh_ms: left,
-            });
-        }
     }
     for (id, one) in by_id {
         delivery.connected += usize::from(one.connected);
@@ -269,6 +265,35 @@ fn merge(
         .laggards
         .sort_by(|a, b| (a.lag, &a.id).cmp(&(b.lag, &b.id)));
     delivery
+}
+
+/// Who was connected to a member that does not answer, and is not known to have the version or to be
+/// connected elsewhere. They are taken out of `by_id`.
+fn unreachable(
+    environment: &EnvironmentKey,
+    version: Version,
+    member: &Heard,
+    by_id: &mut BTreeMap<String, Known>,
+    left: u64,
+) -> Vec<Laggard> {
+    let mut lost = Vec::new();
+    for id in &member.remembered.evaluators {
+        let has_it = |one: &Known| one.connected || one.version >= version;
+        if by_id.get(id).is_some_and(has_it) {
+            continue;
+        }
+        let known = by_id.remove(id);
+        lost.push(Laggard {
+            id: id.clone(),
+            environment: environment.clone(),
+            node: member.name.clone(),
+            version: known.as_ref().map_or(Version::ZERO, |one| one.version),
+            seen_ms: known.map(|one| one.seen_ms),
+            lag: Lag::NodeUnreachable,
+            fresh_ms: left,
+        });
+    }
+    lost
 }
 
 impl Core {

@@ -75,40 +75,19 @@ fn check_register(
     end: &Final,
     complaints: &mut Complaints<Rule>,
 ) {
-    let acknowledged =
-        operations
-            .iter()
-            .filter_map(|operation| match (&operation.action, &operation.outcome) {
-                (Action::Write { value, .. }, Outcome::Written { version }) => {
-                    Some((*version, value))
-                }
-                _ => None,
-            });
-    let acknowledged: BTreeMap<u64, &Option<Arc<str>>> = acknowledged.collect();
+    let mut acknowledged: Acknowledged<'_> = BTreeMap::new();
+    for operation in operations {
+        if let (Action::Write { value, .. }, Outcome::Written { version }) =
+            (&operation.action, &operation.outcome)
+        {
+            acknowledged.insert(*version, value.as_deref());
+        }
+    }
     let Some((newest, newest_value)) = acknowledged.last_key_value() else {
         return;
     };
-    // I9
     match &end.seen {
-        Some(seen) if seen.version < *newest => {
-            let what = format!(
-                "{register} is at {}, {newest} was acknowledged",
-                seen.version
-            );
-            complaints.add(Rule::Older, what);
-        }
-        Some(seen) => {
-            if let Some(value) = acknowledged
-                .get(&seen.version)
-                .filter(|value| value.as_ref() != Some(&seen.value))
-            {
-                let what = format!(
-                    "{register} at {} is {:?}, {value:?} was acknowledged",
-                    seen.version, seen.value
-                );
-                complaints.add(Rule::OtherValue, what);
-            }
-        }
+        Some(seen) => check_seen(register, seen, &acknowledged, *newest, complaints),
         // Whoever wrote last deleted it, or somebody of unknown outcome did after that.
         None => {
             let maybe_deleted = operations.iter().any(|operation| {
@@ -116,35 +95,62 @@ fn check_register(
                 deletes && operation.outcome == Outcome::Unknown
             });
             if newest_value.is_some() && !maybe_deleted {
-                complaints.add(
-                    Rule::Gone,
-                    format!("{register} does not exist, {newest} was acknowledged"),
-                );
+                let what = format!("{register} does not exist, {newest} was acknowledged");
+                complaints.add(Rule::Gone, what);
             }
         }
     }
-    if end.versions.is_empty() {
+    if !end.versions.is_empty() {
+        check_history(register, operations, end, &acknowledged, complaints);
+    }
+}
+
+/// The acknowledged writes of one register; `None` is a deletion.
+type Acknowledged<'a> = BTreeMap<u64, Option<&'a str>>;
+
+/// What is there is the newest acknowledged write, or came after it. // I9
+fn check_seen(
+    register: &str,
+    seen: &Seen,
+    acknowledged: &Acknowledged<'_>,
+    newest: u64,
+    complaints: &mut Complaints<Rule>,
+) {
+    let at = seen.version;
+    if at < newest {
+        let what = format!("{register} is at {at}, {newest} was acknowledged");
+        complaints.add(Rule::Older, what);
         return;
     }
-    for version in acknowledged
-        .keys()
-        .filter(|version| !end.versions.contains(version))
-    {
-        complaints.add(
-            Rule::NotInHistory,
-            format!("{register}: {version} was acknowledged"),
-        );
+    let other = |value: &&Option<&str>| **value != Some(&*seen.value);
+    if let Some(value) = acknowledged.get(&at).filter(other) {
+        let is = &seen.value;
+        let what = format!("{register} at {at} is {is:?}, {value:?} was acknowledged");
+        complaints.add(Rule::OtherValue, what);
+    }
+}
+
+/// The history has every acknowledged write, and no more than may have happened. // I9
+fn check_history(
+    register: &str,
+    operations: &[&Operation],
+    end: &Final,
+    acknowledged: &Acknowledged<'_>,
+    complaints: &mut Complaints<Rule>,
+) {
+    let there = |version: &&u64| end.versions.contains(version);
+    for version in acknowledged.keys().filter(|version| !there(version)) {
+        let what = format!("{register}: {version} was acknowledged");
+        complaints.add(Rule::NotInHistory, what);
     }
     let possible = operations.iter().filter(|operation| {
         let writes = matches!(operation.action, Action::Write { .. });
         writes && (operation.is_acknowledged() || operation.outcome == Outcome::Unknown)
     });
-    let possible = possible.count();
-    if end.versions.len() > possible {
-        let what = format!(
-            "{register}: {} versions, {possible} writes that may have happened",
-            end.versions.len()
-        );
+    let (versions, possible) = (end.versions.len(), possible.count());
+    if versions > possible {
+        let what =
+            format!("{register}: {versions} versions, {possible} writes that may have happened");
         complaints.add(Rule::AppliedTwice, what);
     }
 }

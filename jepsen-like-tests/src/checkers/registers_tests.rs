@@ -415,38 +415,27 @@ fn simulated(operations: usize, clients: u64, mut seed: u64) -> Vec<Operation> {
         } else {
             Some(version + 1_000_000)
         };
+        let decided = version;
         let (action, mut outcome) = match next(2) {
-            0 => (
-                Action::Read,
-                Outcome::Read {
-                    decided: version,
-                    seen,
-                },
-            ),
+            0 => (Action::Read, Outcome::Read { decided, seen }),
             _ if lucky => {
                 version += 1;
                 state = value.clone().map(|value| (version, value));
-                (
-                    Action::Write { value, expected },
-                    Outcome::Written { version },
-                )
+                let written = Outcome::Written { version };
+                (Action::Write { value, expected }, written)
             }
-            _ => (
-                Action::Write { value, expected },
-                Outcome::Conflict {
-                    decided: version,
-                    seen,
-                },
-            ),
+            _ => {
+                let conflict = Outcome::Conflict { decided, seen };
+                (Action::Write { value, expected }, conflict)
+            }
         };
-        if next(30) == 0 {
-            outcome = if action == Action::Read {
-                Outcome::NotDone
-            } else {
-                Outcome::Unknown
-            };
-        } else {
+        if next(30) > 0 {
             told = state.as_ref().map(|(version, _)| *version);
+        } else {
+            outcome = match action {
+                Action::Read => Outcome::NotDone,
+                Action::Write { .. } => Outcome::Unknown,
+            };
         }
         let (invoked, completed) = (moment - next(500), moment + next(500));
         let client = next(clients) as u32;
