@@ -9,19 +9,17 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pennon_raft_store::command::ClusterId;
 use pennon_raft_store::directory;
-use pennon_raft_store::disk::{Disk, Space, is_full};
-use pennon_raft_store::history::{
-    History, HistoryOptions, LateHistory, MemoryHistory, Opened, SledHistory,
-};
+use pennon_raft_store::disk::{Disk, Space};
+use pennon_raft_store::history::{History, HistoryOptions, LateHistory, MemoryHistory};
 use pennon_raft_store::identity::{DirectoryLock, Identity};
 use pennon_raft_store::level::Features;
-use pennon_raft_store::log::{Flushing, LogOptions, SegmentLog, give_up_reserve};
+use pennon_raft_store::log::{Flushing, LogOptions, SegmentLog};
 use pennon_raft_store::raft::{Blocking, Member, Raft, RaftOptions, RaftParts};
 use pennon_raft_store::snapshot_file::SnapshotStore;
 use rand::rngs::StdRng;
@@ -761,7 +759,12 @@ impl Store {
             let options = LogOptions { flushing, ..log };
             let (log, snapshots) = directory::open(&disk, &mut identity, options, space.clone())
                 .map_err(|why| why.to_string())?;
-            let history = open_history(disk, in_files, space, unusable)?;
+            let options = HistoryOptions {
+                cluster: identity.cluster.map(ClusterId::new),
+                space,
+                ..HistoryOptions::default()
+            };
+            let history = open_history(disk, in_files, options, unusable)?;
             Ok::<_, String>((log, snapshots, history, identity))
         });
         opened.await.map_err(|why| why.to_string())?
@@ -772,45 +775,15 @@ impl Store {
 fn open_history(
     disk: Arc<dyn Disk>,
     directory: Option<PathBuf>,
-    space: Space,
+    options: HistoryOptions,
     unusable: watch::Sender<Option<String>>,
 ) -> Result<Arc<dyn History>, String> {
-    let options = HistoryOptions {
-        space,
-        ..HistoryOptions::default()
-    };
     let Some(directory) = directory else {
         return Ok(Arc::new(MemoryHistory::new(options)));
     };
-    let late = LateHistory::new(move || {
-        let opened = open_state(&*disk, &directory.join("state"), options);
-        if let Err(why) = &opened {
-            unusable.send_replace(Some(why.clone()));
-        }
-        opened
-    });
+    let tell = move |why| drop(unusable.send_replace(Some(why)));
+    let late = LateHistory::of_directory(disk, directory.join("state"), options, tell);
     Ok(Arc::new(late.map_err(|why| why.to_string())?))
-}
-
-fn open_state(
-    disk: &dyn Disk,
-    directory: &Path,
-    options: HistoryOptions,
-) -> Result<Arc<dyn History>, String> {
-    let opened = match SledHistory::open(directory, options.clone()) {
-        // A node on a full disk starts, votes and serves: sled needs little to open.
-        Err(why) if is_full(&why) && give_up_reserve(disk, &why).unwrap_or(false) => {
-            SledHistory::open(directory, options)
-        }
-        opened => opened,
-    };
-    match opened.map_err(|why| format!("{}: {why}", directory.display()))? {
-        Opened::Ready(history) => Ok(Arc::new(history)),
-        Opened::Rebuilt { history, why } => {
-            tracing::warn!(%why, "the history in state/ could not be used and is rebuilt from snapshot and log");
-            Ok(Arc::new(history))
-        }
-    }
 }
 
 /// Reads who this directory belongs to, or makes it this node's.

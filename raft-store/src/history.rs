@@ -14,8 +14,9 @@
 //!   deadline, every call into it is guarded, and all it holds is checked at open. A store that
 //!   fails any of this is deleted and begun anew ([`Opened::Rebuilt`]).
 //!
-//! `late.rs` opens a history in the background, `history/sled.rs` is the shell (queue, writer thread, opening), `writer.rs` decides what an
-//! entry changes, `store.rs` has the layout, `files.rs` the directories.
+//! `state.rs` opens `state/` as a node does, in the background (`late.rs`); `history/sled.rs` is the shell
+//! (queue, writer thread, opening), `writer.rs` decides what an entry changes, `store.rs` has the layout,
+//! `files.rs` the directories.
 //!
 //! Left out: what a body means (the machine's business), and durability between two drains: a
 //! killed process loses the newest entries here, and the log has them.
@@ -25,6 +26,7 @@ use std::io;
 use bytes::Bytes;
 use pennon_evaluator::Retention;
 
+use crate::command::ClusterId;
 use crate::disk::Space;
 use crate::machine::Machine;
 use crate::state_machine::parse_change;
@@ -34,6 +36,7 @@ mod groups;
 mod late;
 mod memory;
 mod sled;
+mod state;
 mod store;
 mod writer;
 
@@ -84,6 +87,8 @@ const DAY_MS: u64 = 86_400_000;
 /// Bounds of a history.
 #[derive(Clone, Debug)]
 pub struct HistoryOptions {
+    /// Whose history it is. A store that says it is another's is begun anew; none: whoever's it is.
+    pub cluster: Option<ClusterId>,
     /// sled's page cache, in bytes. A record too long for a page (half a megabyte) is in a file of
     /// its own and does not count here once it was read.
     pub cache_bytes: u64,
@@ -109,6 +114,7 @@ pub struct HistoryOptions {
 impl Default for HistoryOptions {
     fn default() -> Self {
         Self {
+            cluster: None,
             cache_bytes: 64 << 20,
             keep: Keep {
                 per_object_max: Retention::DEFAULT.per_object,

@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use pennon_raft_store::command::ClusterId;
 use pennon_raft_store::history::{
     History, HistoryOptions, HistoryRecord, Keep, MemoryHistory, Opened, SledHistory,
 };
@@ -348,6 +349,54 @@ fn a_store_of_another_format_is_filled_anew() {
             assert_eq!(history.applied(), 0);
         }
     }
+}
+
+#[test]
+fn the_store_of_another_cluster_is_filled_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    // As older releases left it: it does not say whose it is.
+    store_with(dir.path(), 200);
+    let open_as = |cluster| {
+        let options = HistoryOptions {
+            cluster: Some(ClusterId::new(cluster)),
+            ..options()
+        };
+        SledHistory::open(dir.path(), options).unwrap()
+    };
+    for applied in 201..203 {
+        let Opened::Ready(history) = open_as(1) else {
+            panic!("its own cluster's store was begun anew");
+        };
+        history.record(applied, entry(applied));
+        assert_eq!(assert_exact(&history), applied);
+    }
+    let Opened::Rebuilt { history, why } = open_as(2) else {
+        panic!("another cluster's store was taken");
+    };
+    let (one, two) = (ClusterId::new(1), ClusterId::new(2));
+    let told = format!("it is of cluster {one}, not of {two}");
+    assert!(why.contains(&told), "{why}");
+    history.replace_all(30, &mut fill(30)).unwrap();
+    drop(history);
+    assert!(matches!(open_as(2), Opened::Ready(_)));
+    let Opened::Rebuilt { history, .. } = open_as(1) else {
+        panic!("a refill does not say whose it is");
+    };
+    history.record(1, entry(1));
+    drop(history);
+    let newest = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let newest = newest.filter(|path| path.is_dir()).max().unwrap();
+    let db = sled::Config::new().path(newest).open().unwrap();
+    let mut owner = db.get("o").unwrap().unwrap().to_vec();
+    owner[7] ^= 1;
+    db.insert("o", owner).unwrap();
+    drop(db);
+    let Opened::Rebuilt { why, .. } = open_as(1) else {
+        panic!("a damaged owner was believed");
+    };
+    assert!(why.contains("whose it is"), "{why}");
 }
 
 /// A value as it is stored, with the crc it should have.

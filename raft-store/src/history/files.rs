@@ -92,7 +92,13 @@ pub(super) fn lock_dir(dir: &Path) -> io::Result<DirLock> {
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path)?;
+        .open(&path)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::IsADirectory => {
+                io::Error::new(error.kind(), format!("{} is a directory", path.display()))
+            }
+            _ => error,
+        })?;
     file.try_lock().map_err(|error| {
         io::Error::new(
             io::ErrorKind::ResourceBusy,

@@ -4,6 +4,7 @@
 //! drops the old. Every value is `format u8, crc32 u32 LE over (format, key, body), body`.
 //! ```text
 //! "m"                          complete u8, applied u64, count u64, sum u64 (little-endian)
+//! "o"                          cluster id u128 (little-endian); older releases wrote none
 //! "v" version u64 BE, object   a group of records (see `groups.rs`)
 //! ```
 //! Records stand under their version because that is the order in which they are written, dropped and
@@ -19,6 +20,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::command::ClusterId;
+
 use super::files::{damaged, trouble};
 use super::groups::decode_group;
 use super::{Extent, HistoryRecord};
@@ -27,6 +30,7 @@ use super::{Extent, HistoryRecord};
 const FORMAT: u8 = 2;
 const FRAME_LEN: usize = 5;
 pub(super) const META_KEY: &[u8] = b"m";
+pub(super) const OWNER_KEY: &[u8] = b"o";
 pub(super) const VERSIONS: u8 = b'v';
 /// Records read at a time; bounds memory.
 const CHUNK_LEN_MAX: usize = 512;
@@ -165,6 +169,17 @@ impl Store {
 
     pub(super) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose it is, where it says so.
+    pub(super) fn owner(&self) -> io::Result<Option<ClusterId>> {
+        let found = self.db.get(OWNER_KEY).map_err(trouble)?;
+        let read = |value: sled::IVec| {
+            let id = unframe(OWNER_KEY, &value)?.try_into().ok()?;
+            Some(ClusterId::new(u128::from_le_bytes(id)))
+        };
+        let bad = || damaged("whose it is, is damaged".to_owned());
+        found.map(|value| read(value).ok_or_else(bad)).transpose()
     }
 
     /// Reads everything once, makes the index of it, and compares it with what the totals say.
@@ -426,6 +441,7 @@ mod tests {
             totals.encode(),
             b"\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
         );
+        assert_eq!(OWNER_KEY, b"o");
         assert_eq!(version_key(258, b"x"), b"v\0\0\0\0\0\0\x01\x02x");
         // crc32 of 02 6b 62 6f 64 79.
         assert_eq!(frame(b"k", b"body")[..1], [2]);

@@ -19,7 +19,7 @@ use super::files::{
     remove_generating, trouble, wait_unlocked,
 };
 use super::groups::Touched;
-use super::store::{Checked, Id, META_KEY, Store, Totals, VERSIONS, frame, version_key};
+use super::store::{Checked, Id, META_KEY, OWNER_KEY, Store, Totals, VERSIONS, frame, version_key};
 use super::{HistoryOptions, HistoryRecord, Keep, entry_bytes, record_bytes};
 
 /// Records refilled at a time.
@@ -51,6 +51,8 @@ pub(super) struct Writer {
     oldest_ms: u64,
     pub(super) store: Arc<Store>,
     pub(super) totals: Totals,
+    /// Whether the store says whose it is.
+    is_owned: bool,
     /// Versions ever held lie within; one outside is new for certain, which saves a lookup.
     span: Option<(u64, u64)>,
     /// Files of large values that were synced before.
@@ -74,18 +76,27 @@ impl Writer {
         wait_unlocked(&path.join("db"))?;
         let wait = OPEN_WAIT_MAX + Duration::from_secs(dir_bytes(&path) / OPEN_BYTES_PER_SECOND);
         let (answer, opened) = mpsc::sync_channel(1);
-        let (theirs, cache_bytes) = (path.clone(), options.cache_bytes);
+        let (theirs, cache_bytes, cluster) = (path.clone(), options.cache_bytes, options.cluster);
         std::thread::Builder::new()
             .name("history-open".to_owned())
             .spawn(move || {
                 let result = guarded(|| {
                     let store = Store::open(&theirs, cache_bytes)?;
-                    store.check().map(|checked| (store, checked))
+                    let owner = store.owner()?;
+                    match (owner, cluster) {
+                        (Some(owner), Some(cluster)) if owner != cluster => {
+                            let why = format!("it is of cluster {owner}, not of {cluster}");
+                            return Err(damaged(why));
+                        }
+                        _ => {}
+                    }
+                    let checked = store.check()?;
+                    Ok((store, checked, owner.is_some()))
                 });
                 // Nobody listens after the deadline; then the store is dropped here.
                 drop(answer.send(result));
             })?;
-        let (store, checked) = opened
+        let (store, checked, is_owned) = opened
             .recv_timeout(wait)
             .map_err(|_| damaged(format!("sled did not open within {} s", wait.as_secs())))??;
         let Checked { totals, span, live } = checked;
@@ -98,6 +109,7 @@ impl Writer {
             oldest_ms: 0,
             store: Arc::new(store),
             totals,
+            is_owned,
             span,
             synced_blobs: BTreeSet::new(),
             unflushed: 0,
@@ -277,7 +289,12 @@ impl Writer {
         let (mut batch, sum) = touched.finish();
         totals.sum = sum;
         batch.insert(META_KEY, frame(META_KEY, &totals.encode()));
+        if let (false, Some(cluster)) = (self.is_owned, self.options.cluster) {
+            let id = cluster.get().to_le_bytes();
+            batch.insert(OWNER_KEY, frame(OWNER_KEY, &id));
+        }
         self.store.db.apply_batch(batch).map_err(trouble)?;
+        self.is_owned = true;
         self.totals = totals;
         let mut index = self.store.index_mut();
         added.iter().for_each(|id| index.add(&id.1, id.0));

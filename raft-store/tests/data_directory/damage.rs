@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pennon_raft_store::disk::{Disk, MemoryDisk};
+use pennon_raft_store::raft::Raft;
 
 use crate::world::{
     Acknowledged, CLUSTER, Network, flag, flag_json, leads, lost, open, runtime, single, write,
@@ -20,13 +21,42 @@ const ANOTHER_NODE: usize = 1;
 /// Real time, on a machine that does other things as well.
 const HANG: Duration = Duration::from_secs(30);
 
-/// The disk of a node that was stopped properly, and what it acknowledged.
-struct Subject {
-    disk: MemoryDisk,
-    acknowledged: Vec<Acknowledged>,
-    files: Vec<String>,
+/// Files that are damaged.
+pub(crate) struct Subject {
+    pub(crate) disk: MemoryDisk,
+    pub(crate) files: Vec<String>,
     /// Other directories whose files somebody might copy here: who, and the disk.
-    strangers: Vec<(&'static str, MemoryDisk)>,
+    pub(crate) strangers: Vec<(&'static str, MemoryDisk)>,
+}
+
+/// How close together the places are that are damaged, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Density {
+    pub(crate) flips: usize,
+    pub(crate) cuts: usize,
+    pub(crate) pages: usize,
+}
+
+impl Density {
+    /// Every byte in the long profile.
+    fn usual() -> Density {
+        match long() {
+            true => Density {
+                flips: 1,
+                cuts: 64,
+                pages: 4096,
+            },
+            false => Density {
+                flips: 61,
+                cuts: 512,
+                pages: 4096,
+            },
+        }
+    }
+}
+
+pub(crate) fn long() -> bool {
+    std::env::var("PENNON_DAMAGE").is_ok_and(|profile| profile == "long")
 }
 
 fn made(cluster: u128, node: u64, writes: usize) -> (MemoryDisk, Vec<Acknowledged>) {
@@ -48,8 +78,8 @@ fn made_keeping(
     (disk.copy(), acknowledged)
 }
 
-fn files(disk: &MemoryDisk) -> Vec<String> {
-    let paths = DIRS.iter().flat_map(|dir| {
+pub(crate) fn files(disk: &MemoryDisk, dirs: &[&str]) -> Vec<String> {
+    let paths = dirs.iter().flat_map(|dir| {
         let names = disk.list(dir).unwrap_or_default();
         let join = move |name: String| match dir.is_empty() {
             true => name,
@@ -60,7 +90,7 @@ fn files(disk: &MemoryDisk) -> Vec<String> {
     paths.filter(|path| disk.contents(path).is_some()).collect()
 }
 
-fn subject(writes: usize) -> Subject {
+fn subject(writes: usize) -> (Subject, Vec<Acknowledged>) {
     let (disk, acknowledged) = made(CLUSTER, NODE, writes);
     let earlier = made(CLUSTER, NODE, writes / 2).0;
     let strangers = vec![
@@ -68,18 +98,18 @@ fn subject(writes: usize) -> Subject {
         ("another node", made(CLUSTER, NODE + 1, writes).0),
         ("an earlier copy", earlier),
     ];
-    let files = files(&disk);
-    Subject {
+    let files = files(&disk, &DIRS);
+    let subject = Subject {
         disk,
-        acknowledged,
         files,
         strangers,
-    }
+    };
+    (subject, acknowledged)
 }
 
 /// One kind of damage.
 #[derive(Clone, Debug)]
-enum Damage {
+pub(crate) enum Damage {
     Flip {
         file: String,
         at: usize,
@@ -163,117 +193,123 @@ impl Damage {
     }
 }
 
-/// All kinds of damage to all files; every `stride`-th byte of them.
-fn all_damage(subject: &Subject, stride: usize) -> Vec<Damage> {
+/// All kinds of damage to each file, and to each two of them.
+pub(crate) fn all_damage(subject: &Subject, density: Density) -> Vec<Damage> {
     let mut all = Vec::new();
     for file in &subject.files {
-        let len = subject.disk.contents(file).unwrap().len();
-        let file = file.clone();
-        // The beginning of a file, where its header is, byte by byte in any case.
-        let places = (0..len).filter(|at| at % stride == 0 || *at < 96);
-        all.extend(places.map(|at| Damage::Flip {
-            file: file.clone(),
-            at,
-            bits: 1 << (at % 8),
+        all.extend(damage_to(subject, file, density));
+        let later = subject.files.iter().filter(|other| *other > file);
+        all.extend(later.flat_map(|other| {
+            let (file, other) = (file.clone(), other.clone());
+            let files = vec![file.clone(), other.clone()];
+            [Damage::Swap { file, other }, Damage::Delete { files }]
         }));
-        for from in (0..len).step_by(4096) {
-            let (file, to) = (file.clone(), len.min(from + 4096));
-            all.push(Damage::Zero { file, from, to });
-        }
-        let step = if stride == 1 { 64 } else { 512 };
-        let ends = (0..len).step_by(step).chain([1, len.saturating_sub(1)]);
-        for at in ends {
-            let file = file.clone();
-            all.push(Damage::Cut {
-                file: file.clone(),
-                len: at,
-            });
-            let to = len.min(at + step);
-            all.push(Damage::Zero { file, from: at, to });
-        }
-        for by in [1, 512] {
-            let file = file.clone();
-            all.push(Damage::Longer { file, by });
-        }
-        all.push(Damage::Zero {
-            file: file.clone(),
-            from: 0,
-            to: len,
-        });
-        all.push(Damage::Delete {
-            files: vec![file.clone()],
-        });
-        let dir = |path: &str| path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
-        for other in &subject.files {
-            if *other > file {
-                all.push(Damage::Swap {
-                    file: file.clone(),
-                    other: other.clone(),
-                });
-                all.push(Damage::Delete {
-                    files: vec![file.clone(), other.clone()],
-                });
-            }
-        }
-        for (from, (_, disk)) in subject.strangers.iter().enumerate() {
-            let theirs = files(disk).into_iter();
-            let theirs = theirs.filter(|name| dir(name) == dir(&file));
+        for (from, (_, theirs)) in subject.strangers.iter().enumerate() {
+            let dir = directory_of(file);
             // A snapshot is the cluster's: it is as good from another of its nodes. (This one has other
             // members, as no two nodes of one cluster have.)
-            let theirs = theirs.filter(|name| from != ANOTHER_NODE || dir(name) != "snapshots");
-            all.extend(theirs.map(|name| Damage::Copy {
+            if from == ANOTHER_NODE && dir == "snapshots" {
+                continue;
+            }
+            all.extend(files(theirs, &[dir]).into_iter().map(|name| Damage::Copy {
                 file: file.clone(),
                 from,
                 name,
             }));
         }
     }
-    // Whole directories.
-    for dirs in [
-        &["log/"][..],
-        &["hard/"],
-        &["snapshots/"],
-        &["log/", "hard/"],
-        &["log/", "snapshots/"],
-        &["log/", "hard/", "snapshots/"],
-        &["identity", "hard/"],
-        &["identity", "log/", "hard/"],
-    ] {
-        let gone = subject.files.iter();
-        let gone = gone.filter(|file| dirs.iter().any(|dir| file.starts_with(dir)));
-        all.push(Damage::Delete {
-            files: gone.cloned().collect(),
-        });
-    }
     all
 }
 
+fn directory_of(file: &str) -> &str {
+    file.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// What can happen to one file.
+fn damage_to(subject: &Subject, file: &str, density: Density) -> Vec<Damage> {
+    let len = subject.disk.contents(file).unwrap().len();
+    let name = || file.to_owned();
+    let zero = |from: usize, to: usize| Damage::Zero {
+        file: name(),
+        from,
+        to: len.min(to),
+    };
+    // The beginning of a file, where its header is, byte by byte in any case.
+    let places = (0..len).filter(|at| at % density.flips == 0 || *at < 96);
+    let flips = places.map(|at| Damage::Flip {
+        file: name(),
+        at,
+        bits: 1 << (at % 8),
+    });
+    let mut all: Vec<Damage> = flips.collect();
+    let pages = (0..len).step_by(density.pages);
+    all.extend(pages.map(|from| zero(from, from + density.pages)));
+    let ends = (0..len).step_by(density.cuts);
+    for at in ends.chain([1.min(len), len.saturating_sub(1)]) {
+        let file = name();
+        all.push(Damage::Cut { file, len: at });
+        all.push(zero(at, at + density.cuts));
+    }
+    all.extend([1, 512].map(|by| Damage::Longer { file: name(), by }));
+    all.push(zero(0, len));
+    all.push(Damage::Delete {
+        files: vec![name()],
+    });
+    all
+}
+
+/// Each of these groups of directories and files is gone.
+pub(crate) fn gone(subject: &Subject, groups: &[&[&str]]) -> Vec<Damage> {
+    let of = |group: &[&str]| {
+        let files = subject.files.iter();
+        let files = files.filter(|file| group.iter().any(|dir| file.starts_with(dir)));
+        Damage::Delete {
+            files: files.cloned().collect(),
+        }
+    };
+    groups.iter().map(|group| of(group)).collect()
+}
+
 /// What became of an image.
-enum End {
+pub(crate) enum End {
+    /// Everything is there.
     Whole,
+    /// Everything is there again, filled from the rest.
+    Filled,
     Refused(String),
 }
 
 fn judge(image: &MemoryDisk, acknowledged: &[Acknowledged]) -> Result<End, String> {
-    let began = Instant::now();
-    let opened = catch_unwind(AssertUnwindSafe(|| {
+    in_time(|| {
         runtime().block_on(async {
             let raft = match open(image, CLUSTER, NODE, &Network::default()).await {
                 Ok(raft) => raft,
                 Err(refusal) => return Ok(End::Refused(refusal)),
             };
-            if !leads(&raft).await {
-                return Err("it opened and does not lead".to_owned());
-            }
-            if let Some(lost) = lost(&raft, acknowledged) {
-                return Err(format!("lost without a word: {lost}")); // I9
-            }
-            let after = write(&raft, &flag(99), &flag_json(0)).await;
-            after.map_err(|why| format!("it opened and takes no writes: {why}"))?;
+            works(&raft, acknowledged).await?;
             raft.shutdown().await;
             Ok(End::Whole)
         })
-    }));
+    })
+}
+
+/// A node that was opened leads, has everything that was acknowledged, and goes on.
+pub(crate) async fn works(raft: &Raft, acknowledged: &[Acknowledged]) -> Result<(), String> {
+    if !leads(raft).await {
+        return Err("it opened and does not lead".to_owned());
+    }
+    if let Some(lost) = lost(raft, acknowledged) {
+        return Err(format!("lost without a word: {lost}")); // I9
+    }
+    let after = write(raft, &flag(99), &flag_json(0)).await;
+    after.map_err(|why| format!("it opened and takes no writes: {why}"))?;
+    Ok(())
+}
+
+/// Turns a panic and a hang into what is wrong.
+pub(crate) fn in_time(open: impl FnOnce() -> Result<End, String>) -> Result<End, String> {
+    let began = Instant::now();
+    let opened = catch_unwind(AssertUnwindSafe(open));
     let end = opened.map_err(|_| "it panicked".to_owned())??;
     match began.elapsed() {
         took if took < HANG => Ok(end),
@@ -282,8 +318,8 @@ fn judge(image: &MemoryDisk, acknowledged: &[Acknowledged]) -> Result<End, Strin
 }
 
 /// A refusal is for a person: it names a file, and says what to do.
-fn is_clear(refusal: &str) -> bool {
-    let names = ["identity", "log/", "hard/", "snapshots"];
+pub(crate) fn is_clear(refusal: &str) -> bool {
+    let names = ["identity", "log/", "hard/", "snapshots", "state"];
     let remedies = [
         "rejoin as a new member",
         "move this one away",
@@ -294,9 +330,14 @@ fn is_clear(refusal: &str) -> bool {
 }
 
 /// What became of how many, by kind of damage and directory.
-type Counts = BTreeMap<(&'static str, String), [usize; 2]>;
+type Counts = BTreeMap<(&'static str, String), [usize; 3]>;
 
-fn sweep(subject: &Subject, all: &[Damage]) -> Counts {
+/// Opens an image of each damage; `judge` says what became of it.
+pub(crate) fn sweep(
+    subject: &Subject,
+    all: &[Damage],
+    judge: impl Fn(&MemoryDisk) -> Result<End, String> + Sync,
+) -> Counts {
     let next = AtomicUsize::new(0);
     let work = || {
         let (mut counts, mut wrong) = (Counts::new(), Vec::new());
@@ -311,10 +352,11 @@ fn sweep(subject: &Subject, all: &[Damage]) -> Counts {
                 Damage::Delete { files } => files.first().map_or("", String::as_str),
             };
             let place = place.split('/').next().unwrap_or_default().to_owned();
-            let count = counts.entry((damage.kind(), place)).or_insert([0, 0]);
-            match judge(&damage.apply(subject), &subject.acknowledged) {
+            let count = counts.entry((damage.kind(), place)).or_default();
+            match judge(&damage.apply(subject)) {
                 Ok(End::Whole) => count[0] += 1,
-                Ok(End::Refused(refusal)) if is_clear(&refusal) => count[1] += 1,
+                Ok(End::Filled) => count[1] += 1,
+                Ok(End::Refused(refusal)) if is_clear(&refusal) => count[2] += 1,
                 Ok(End::Refused(refusal)) => {
                     wrong.push(format!(
                         "{damage:?}: a refusal that helps nobody: {refusal}"
@@ -332,10 +374,9 @@ fn sweep(subject: &Subject, all: &[Damage]) -> Counts {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
             let (some, errors) = worker.join().unwrap();
-            for (key, [whole, refused]) in some {
-                let count = counts.entry(key).or_insert([0, 0]);
-                count[0] += whole;
-                count[1] += refused;
+            for (key, more) in some {
+                let count = counts.entry(key).or_default();
+                *count = std::array::from_fn(|end| count[end] + more[end]);
             }
             wrong.extend(errors);
         }
@@ -355,35 +396,45 @@ fn sweep(subject: &Subject, all: &[Damage]) -> Counts {
     counts
 }
 
-fn report(what: &str, counts: &Counts) {
-    println!(
-        "{what}: images that opened with everything | that were refused, file and remedy named"
-    );
-    for ((kind, place), [whole, refused]) in counts {
-        println!("  {place:<10} {kind:<22} {whole:>7} | {refused:>7}");
+pub(crate) fn report(what: &str, counts: &Counts) {
+    println!("{what}: images that opened with everything | filled again | refused");
+    for ((kind, place), [whole, filled, refused]) in counts {
+        println!("  {place:<18} {kind:<22} {whole:>7} | {filled:>7} | {refused:>7}");
     }
-    let total: [usize; 2] = counts
-        .values()
-        .fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]]);
-    println!("  {:<33} {:>7} | {:>7}", "together", total[0], total[1]);
+    let [whole, filled, refused] = together(counts);
+    println!(
+        "  {:<41} {whole:>7} | {filled:>7} | {refused:>7}",
+        "together"
+    );
+}
+
+pub(crate) fn together(counts: &Counts) -> [usize; 3] {
+    let sum =
+        |sum: [usize; 3], count: &[usize; 3]| std::array::from_fn(|end| sum[end] + count[end]);
+    counts.values().fold([0; 3], sum)
 }
 
 #[test]
 fn no_damage_to_any_file_loses_anything_without_a_word() {
-    let long = std::env::var("PENNON_DAMAGE").is_ok_and(|profile| profile == "long");
-    let stride = if long { 1 } else { 61 };
     // Purged, with two snapshots.
-    let subject = subject(40);
-
-    assert!(
-        subject
-            .files
-            .iter()
-            .filter(|file| file.ends_with(".snap"))
-            .count()
-            == 2
-    );
-    let counts = sweep(&subject, &all_damage(&subject, stride));
+    let (subject, acknowledged) = subject(40);
+    let snapshots = subject.files.iter().filter(|file| file.ends_with(".snap"));
+    assert_eq!(snapshots.count(), 2);
+    let mut all = all_damage(&subject, Density::usual());
+    all.extend(gone(
+        &subject,
+        &[
+            &["log/"],
+            &["hard/"],
+            &["snapshots/"],
+            &["log/", "hard/"],
+            &["log/", "snapshots/"],
+            &["log/", "hard/", "snapshots/"],
+            &["identity", "hard/"],
+            &["identity", "log/", "hard/"],
+        ],
+    ));
+    let counts = sweep(&subject, &all, |image| judge(image, &acknowledged));
     report("a node whose log was purged", &counts);
 }
 
@@ -396,9 +447,8 @@ fn one_damaged_snapshot_of_two_costs_nothing() {
     };
     let (disk, acknowledged) = made_keeping(CLUSTER, NODE, 40, &keeps);
     let subject = Subject {
-        files: files(&disk),
+        files: files(&disk, &DIRS),
         disk,
-        acknowledged,
         strangers: Vec::new(),
     };
     let snapshots = subject.files.iter().filter(|file| file.ends_with(".snap"));
@@ -411,7 +461,7 @@ fn one_damaged_snapshot_of_two_costs_nothing() {
                 at,
                 bits: 4,
             };
-            let end = judge(&damage.apply(&subject), &subject.acknowledged);
+            let end = judge(&damage.apply(&subject), &acknowledged);
             assert!(matches!(end, Ok(End::Whole)), "{damage:?}: {:?}", end.err());
             images += 1;
         }
@@ -427,9 +477,8 @@ fn a_node_that_never_purged_needs_no_snapshot() {
     };
     let (disk, acknowledged) = made_keeping(CLUSTER, NODE, 20, &keeps);
     let subject = Subject {
-        files: files(&disk),
+        files: files(&disk, &DIRS),
         disk,
-        acknowledged,
         strangers: Vec::new(),
     };
     let snapshots: Vec<_> = subject
@@ -453,7 +502,7 @@ fn a_node_that_never_purged_needs_no_snapshot() {
         [flip, delete]
     });
     for damage in images.chain([all]) {
-        let end = judge(&damage.apply(&subject), &subject.acknowledged);
+        let end = judge(&damage.apply(&subject), &acknowledged);
         assert!(matches!(end, Ok(End::Whole)), "{damage:?}: {:?}", end.err());
     }
 }

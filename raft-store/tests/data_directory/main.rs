@@ -2,8 +2,8 @@
 //! damage to any of its files and after a power cut at any moment.
 //!
 //! `world` runs real Rafts over disks in memory; `damage` sweeps over every file of a node; `power_cut`
-//! cuts the power after each operation. The files of sled (`state/`) can be rebuilt, and have
-//! `history_damage.rs`.
+//! cuts the power after each operation; `state` sweeps over the files of sled, which are rebuilt from the
+//! rest. (`history_damage.rs` has what kill -9, a second process and a damaged open store do to those.)
 //!
 //! The short profile runs with the tests. `scripts/damage` runs the long one (`PENNON_DAMAGE=long`) and
 //! prints what became of how many images.
@@ -17,4 +17,5 @@
 
 mod damage;
 mod power_cut;
+mod state;
 mod world;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use pennon_raft_store::disk::{Kept, MemoryDisk};
 use pennon_raft_store::raft::MemberChange;
 
+use crate::damage::long;
 use crate::world::{
     Acknowledged, CLUSTER, Network, flag, flag_json, holds, leads, lost, member, open, runtime,
     single, write,
@@ -21,10 +22,6 @@ const SURVIVES: [Kept; 5] = [
     Kept::Sectors(1),
     Kept::Sectors(2),
 ];
-
-fn long() -> bool {
-    std::env::var("PENNON_DAMAGE").is_ok_and(|profile| profile == "long")
-}
 
 /// Opens every image after every operation; `check` says what is wrong with one.
 fn every_image(

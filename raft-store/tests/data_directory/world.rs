@@ -10,7 +10,7 @@ use pennon_raft_store::codec;
 use pennon_raft_store::command::{Batch, ClusterId, Command, Expected, ObjectId, Origin, Outcome};
 use pennon_raft_store::directory;
 use pennon_raft_store::disk::{Disk, MemoryDisk, Space};
-use pennon_raft_store::history::{HistoryOptions, MemoryHistory};
+use pennon_raft_store::history::{History, HistoryOptions, MemoryHistory};
 use pennon_raft_store::level::Features;
 use pennon_raft_store::log::{Flushing, LogOptions};
 use pennon_raft_store::machine::{Answer, COMMAND_FORMAT};
@@ -100,6 +100,19 @@ pub(crate) async fn open(
     node: u64,
     network: &Network,
 ) -> Result<Raft, String> {
+    // As if `state/` had been deleted: it is filled from the rest.
+    let history = Arc::new(MemoryHistory::new(HistoryOptions::default()));
+    open_with(disk, cluster, node, network, history).await
+}
+
+/// The same with a history of the caller's.
+pub(crate) async fn open_with(
+    disk: &MemoryDisk,
+    cluster: u128,
+    node: u64,
+    network: &Network,
+    history: Arc<dyn History>,
+) -> Result<Raft, String> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let name = member(node).name;
     let mut identity = directory::identify(&*shared, &name, node).map_err(|e| e.to_string())?;
@@ -117,8 +130,7 @@ pub(crate) async fn open(
         options: raft_options(network.keep.unwrap_or(3)),
         log: Arc::new(log),
         snapshots,
-        // As if `state/` had been deleted: it is filled from the rest.
-        history: Arc::new(MemoryHistory::new(HistoryOptions::default())),
+        history,
         transport: Arc::new(network.clone()),
         blocking: Blocking::Inline,
         space,
@@ -238,20 +250,31 @@ pub(crate) async fn single(
     network: &Network,
 ) -> (Raft, Vec<Acknowledged>) {
     let raft = open(disk, cluster, node, network).await.unwrap();
+    let acknowledged = begin(&raft, disk, node, writes).await;
+    (raft, acknowledged)
+}
+
+/// Makes a node that was opened a cluster of one, and writes.
+pub(crate) async fn begin(
+    raft: &Raft,
+    disk: &MemoryDisk,
+    node: u64,
+    writes: usize,
+) -> Vec<Acknowledged> {
     let members = BTreeMap::from([(node, member(node))]);
     raft.initialize(members).await.unwrap();
-    assert!(leads(&raft).await);
+    assert!(leads(raft).await);
     let mut acknowledged = Vec::new();
     for n in 0..writes {
         let object = flag(n % 20);
-        let version = write(&raft, &object, &flag_json(n)).await.unwrap();
+        let version = write(raft, &object, &flag_json(n)).await.unwrap();
         acknowledged.push(Acknowledged {
             object,
             version,
             operations: BTreeMap::from([(node, disk.journal_len())]),
         });
     }
-    (raft, acknowledged)
+    acknowledged
 }
 
 /// A runtime whose time is simulated.
