@@ -9,6 +9,8 @@
 
 mod http_support;
 
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use http_support::{Api, flag, furnished, serving};
 use pennon_node::net::{Connect, MemoryNetwork};
 use serde_json::{Value, json};
@@ -483,5 +485,64 @@ async fn experiments_of_one_layer_do_not_overlap() {
     // Another environment has layers of its own.
     api.create("/v1/environments/test", json!({})).await;
     api.create("/v1/environments/test/policies/a", late).await;
+    node.shutdown().await;
+}
+
+/// A value that no parameter of such a schema may have.
+fn wrong_values(schema: &Value) -> Vec<String> {
+    let mut wrong = vec![String::new()];
+    if schema.get("enum").is_some() {
+        wrong.extend(["perhaps", "TRUE", "Stale"].map(str::to_owned));
+    } else if schema["type"] == "integer" {
+        let max = schema["maximum"].as_u64().unwrap();
+        wrong.extend(["0", "-1", "+1", "1.5", "x"].map(str::to_owned));
+        wrong.push((max + 1).to_string());
+    } else if let Some(max) = schema["maxLength"].as_u64() {
+        wrong.push("k".repeat(max as usize + 1));
+    } else if schema.get("pattern").is_some() {
+        wrong.extend(["5", "-1s", "1.5s", "soon", "2h"].map(str::to_owned));
+    } else {
+        // A version.
+        wrong.extend(["-1", "+1", "x", "9007199254740992"].map(str::to_owned));
+    }
+    wrong
+}
+
+#[tokio::test]
+async fn every_query_parameter_is_held_to_the_document() {
+    let (node, api) = furnished().await;
+    let document = api.document();
+    let mut accepted = Vec::new();
+    for (template, methods) in document["paths"].as_object().unwrap() {
+        let path: Vec<&str> = template.split(['{', '}']).collect();
+        let path: String = (0..path.len())
+            .map(|at| if at % 2 == 0 { path[at] } else { "a" })
+            .collect();
+        for (method, operation) in methods.as_object().unwrap() {
+            let parameters = operation["parameters"].as_array();
+            let query = parameters.into_iter().flatten();
+            for parameter in query.filter(|parameter| parameter["in"] == "query") {
+                let name = parameter["name"].as_str().unwrap();
+                for value in wrong_values(&parameter["schema"]) {
+                    let asked = format!("{path}?{name}={}", value.replace('+', "%2B"));
+                    let shown: String = format!("{method} {asked}").chars().take(120).collect();
+                    let headers = [("content-type", "application/json")];
+                    let method = method.to_uppercase();
+                    let body = Bytes::from_static(b"{}");
+                    let reply = api.open(&method, &asked, &headers, body).await;
+                    if reply.status() != 400 {
+                        accepted.push(format!("{shown}: {}", reply.status()));
+                        continue;
+                    }
+                    let body = reply.into_body().collect().await.unwrap().to_bytes();
+                    let problem: Value = serde_json::from_slice(&body).unwrap();
+                    if problem["faults"][0]["parameter"] != name {
+                        accepted.push(format!("{shown}: {problem}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(accepted.is_empty(), "{}", accepted.join("\n"));
     node.shutdown().await;
 }

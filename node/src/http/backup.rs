@@ -101,14 +101,7 @@ pub(crate) async fn restore(call: Call) -> Result<Answer, Problem> {
         Some(Ok(digest)) => Some(digest),
         Some(Err(why)) => return Err(Problem::parameter("onto", why.to_string())),
     };
-    let dry_run = match call.param("dry_run") {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(other) => {
-            let message = format!("must be true or false, not {other:?}");
-            return Err(Problem::parameter("dry_run", message));
-        }
-    };
+    let dry_run = call.param("dry_run") == Some("true");
     let core = call.core()?;
     for _ in 0..LOOKS_MAX {
         let Read { view, decided } = read::global(&call, Consistency::Linearizable).await?;

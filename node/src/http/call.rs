@@ -16,7 +16,7 @@ use pennon_raft_store::command::Expected;
 
 use super::parse::{self, Tags};
 use super::problem::Problem;
-use super::route::{Route, template_names};
+use super::route::{ParamKind, Route, template_names};
 use super::{App, route};
 use crate::core::Core;
 
@@ -58,9 +58,9 @@ impl Call {
         for (name, value) in
             parse::query_pairs(query).map_err(|why| Problem::parameter("query", why))?
         {
-            if !route.params().any(|param| param.name == name) {
-                return Err(unknown_parameter(route, &name));
-            }
+            let param = route.params().find(|param| param.name == name);
+            let param = param.ok_or_else(|| unknown_parameter(route, &name))?;
+            check(param.kind, &value).map_err(|why| Problem::parameter(&name, why))?;
             if known.insert(name.clone(), value).is_some() {
                 return Err(Problem::parameter(&name, "is given twice; give it once"));
             }
@@ -142,10 +142,7 @@ impl Call {
 
     /// A version in the query.
     pub(crate) fn version(&self, name: &str) -> Result<Option<Version>, Problem> {
-        let read = |text: &str| {
-            text.parse()
-                .map_err(|why| Problem::parameter(name, format!("{text:?}: {why}")))
-        };
+        let read = |text: &str| version(text).map_err(|why| Problem::parameter(name, why));
         self.param(name).map(read).transpose()
     }
 
@@ -154,17 +151,9 @@ impl Call {
         let Some(text) = self.param("limit") else {
             return Ok(LIMIT_DEFAULT);
         };
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = text
-            .parse()
-            .ok()
-            .filter(|limit| digits && (1..=LIMIT_MAX).contains(limit));
-        number.ok_or_else(|| {
-            Problem::parameter(
-                "limit",
-                format!("{text:?} is not a whole number from 1 to {LIMIT_MAX}"),
-            )
-        })
+        whole_number(text, 1, LIMIT_MAX as u64)
+            .map(|limit| limit as usize)
+            .map_err(|why| Problem::parameter("limit", why))
     }
 
     /// How long the request may wait for freshness.
@@ -182,10 +171,7 @@ impl Call {
 
     /// A version in a header.
     pub(crate) fn version_header(&self, name: &str) -> Result<Option<Version>, Problem> {
-        let read = |text: &str| {
-            text.parse()
-                .map_err(|why| Problem::in_header(name, format!("{text:?}: {why}")))
-        };
+        let read = |text: &str| version(text).map_err(|why| Problem::in_header(name, why));
         self.header(name)?.map(read).transpose()
     }
 
@@ -229,6 +215,34 @@ impl Call {
     pub(crate) fn tags(&self) -> Result<Tags, Problem> {
         Ok(parse::tags(&self.header_values(IF_NONE_MATCH.as_str())?))
     }
+}
+
+/// Says what is wrong with a value of a parameter; what a text must be beyond its length is the
+/// handler's to say.
+fn check(kind: ParamKind, text: &str) -> Result<(), String> {
+    match kind {
+        ParamKind::Word(words) if words.contains(&text) => Ok(()),
+        ParamKind::Word(words) => Err(format!("{text:?} is not one of {}", words.join(", "))),
+        ParamKind::Text { .. } if text.is_empty() => Err("is empty; leave it out".to_owned()),
+        ParamKind::Text { max } if text.len() > max => {
+            Err(format!("is longer than the {max} bytes allowed"))
+        }
+        ParamKind::Text { .. } => Ok(()),
+        ParamKind::Version => version(text).map(drop),
+        ParamKind::Integer { min, max } => whole_number(text, min, max).map(drop),
+        ParamKind::Duration { max } => parse::duration(text, max).map(drop),
+    }
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    text.parse().map_err(|why| format!("{text:?}: {why}"))
+}
+
+fn whole_number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok();
+    let number = number.filter(|number| digits && (min..=max).contains(number));
+    number.ok_or_else(|| format!("{text:?} is not a whole number from {min} to {max}"))
 }
 
 fn unknown_parameter(route: &Route, name: &str) -> Problem {

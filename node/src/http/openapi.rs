@@ -209,7 +209,7 @@ fn query_parameter(param: &Param) -> Value {
         ParamKind::Integer { min, max } => {
             json!({ "type": "integer", "minimum": min, "maximum": max })
         }
-        ParamKind::Duration => {
+        ParamKind::Duration { .. } => {
             json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$", "examples": ["5s", "250ms"] })
         }
         ParamKind::Word(words) => json!({ "type": "string", "enum": words }),

@@ -86,7 +86,7 @@ pub(crate) async fn global_at(
     since: Option<Version>,
 ) -> Result<Read, Problem> {
     let (how, min_version) = (
-        consistency(call, default)?,
+        consistency(call, default),
         call.min_version()?.max(since.unwrap_or(Version::ZERO)),
     );
     let core = call.core()?;
@@ -108,7 +108,7 @@ pub(crate) async fn environment(
 ) -> Result<EnvironmentRead, Problem> {
     let key = call.environment()?;
     let (how, min_version) = (
-        consistency(call, default)?,
+        consistency(call, default),
         call.min_version()?.max(since.unwrap_or(Version::ZERO)),
     );
     let deadline = Instant::now() + call.wait()?;
@@ -154,17 +154,12 @@ pub(crate) async fn application(core: &Core, key: &str, within: Duration) -> Res
     }
 }
 
-fn consistency(call: &Call, default: Consistency) -> Result<Consistency, Problem> {
+fn consistency(call: &Call, default: Consistency) -> Consistency {
     match call.param("consistency") {
-        None => Ok(default),
-        Some("linearizable") => Ok(Consistency::Linearizable),
-        Some("bounded") => Ok(Consistency::Bounded),
-        Some("stale") => Ok(Consistency::Stale),
-        Some(other) => {
-            let message =
-                format!("there is no {other:?}; allowed are linearizable, bounded and stale");
-            Err(Problem::parameter("consistency", message))
-        }
+        Some("linearizable") => Consistency::Linearizable,
+        Some("bounded") => Consistency::Bounded,
+        Some("stale") => Consistency::Stale,
+        _ => default,
     }
 }
 

@@ -85,7 +85,7 @@ pub(crate) enum ParamKind {
     Text { max: usize },
     Version,
     Integer { min: u64, max: u64 },
-    Duration,
+    Duration { max: Duration },
     Word(&'static [&'static str]),
 }
 

@@ -2,16 +2,19 @@
 
 use super::super::call::LIMIT_MAX;
 use super::super::problem::Slug;
-use super::super::route::{Param, ParamKind};
+use super::super::route::{Param, ParamKind, TIMEOUT_MAX, WAIT_MAX};
 use super::super::{audit, health, receipts, stream, write};
 
 const fn param(name: &'static str, kind: ParamKind, about: &'static str) -> Param {
     Param { name, kind, about }
 }
 
+const WAIT_KIND: ParamKind = ParamKind::Duration { max: WAIT_MAX };
+const TIMEOUT_KIND: ParamKind = ParamKind::Duration { max: TIMEOUT_MAX };
+
 pub(super) const WAIT: Param = param(
     "wait",
-    ParamKind::Duration,
+    WAIT_KIND,
     "How long to wait for freshness; 5s unless given, 60s at most.",
 );
 
@@ -129,7 +132,7 @@ pub(super) const HISTORY_ERRORS: &[Slug] = &[
 pub(super) const WRITE: &[Param] = &[
     param(
         "timeout",
-        ParamKind::Duration,
+        TIMEOUT_KIND,
         "How long to wait for the outcome, and for what `ack` asks for; 10s unless given, 60s at most.",
     ),
     param(
@@ -192,7 +195,7 @@ pub(super) const STREAM: &[Param] = &[
 
 pub(super) const TIMEOUT: &[Param] = &[param(
     "timeout",
-    ParamKind::Duration,
+    TIMEOUT_KIND,
     "How long to wait for the outcome; 10s unless given, 60s at most.",
 )];
 
@@ -204,7 +207,7 @@ pub(super) const RECEIPTS: &[Param] = &[
     ),
     param(
         "wait",
-        ParamKind::Duration,
+        WAIT_KIND,
         "How long to wait until everybody has it, asking them for receipts; 0s unless given, 60s at most.",
     ),
 ];
