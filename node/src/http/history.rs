@@ -124,6 +124,9 @@ fn is_whole(changes: &Changes, view: &View, extent: &Extent, at: Version) -> io:
         && (untrimmed || extent.oldest.is_some_and(|oldest| at.get() >= oldest)))
 }
 
+/// Where what is not kept can be found.
+const ELSEWHERE: &str = "A backup of that time has it; how much is kept is the setting `history` (/v1/settings/history)";
+
 /// What is known of an object at a version.
 enum AsOf {
     /// It was there.
@@ -185,13 +188,13 @@ impl AsOf {
             Self::NotRetained(Some(oldest)) => (
                 Slug::NotRetained,
                 format!(
-                    "what {object} was at version {at} is not kept any more; its history begins with the change \
-                     at version {oldest}"
+                    "what {object} was at version {at} is not kept any more: its history begins at version {oldest}; \
+                     ask for that one or a later one. {ELSEWHERE}"
                 ),
             ),
             Self::NotRetained(None) => (
                 Slug::NotRetained,
-                format!("what {object} was at version {at} is not kept any more"),
+                format!("what {object} was at version {at} is not kept any more. {ELSEWHERE}"),
             ),
         };
         let mut problem = Problem::new(slug, detail).with("at", at.get());
