@@ -14,6 +14,7 @@
 //! Left out: permissions, links, memory maps, asynchronous IO. Paths are relative, '/'-separated, and
 //! chosen by our own code, never by people or peers.
 
+use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -92,17 +93,37 @@ pub trait Disk: Send + Sync + 'static {
 
 /// Says whether an error means that there is no space left, or no more of it for this user.
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    comes_from(error, &|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    })
 }
 
 /// Says whether an error means that no more files can be opened, by this process or by any.
 pub fn is_out_of_files(error: &io::Error) -> bool {
     let files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
-    let found = error.raw_os_error();
-    found.is_some_and(|found| files.iter().any(|errno| errno.raw_os_error() == found))
+    comes_from(error, &|error| {
+        let found = error.raw_os_error();
+        found.is_some_and(|found| files.iter().any(|errno| errno.raw_os_error() == found))
+    })
+}
+
+/// Says whether it holds of an error, or of one that it was made from: who adds the name of a file wraps
+/// what the system said.
+fn comes_from(error: &io::Error, holds: &dyn Fn(&io::Error) -> bool) -> bool {
+    if holds(error) {
+        return true;
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(found) = cause {
+        if let Some(found) = found.downcast_ref::<io::Error>() {
+            return comes_from(found, holds);
+        }
+        cause = found.source();
+    }
+    false
 }
 
 /// An open file. All methods take `&self`: positions are explicit.

@@ -96,9 +96,8 @@ impl SnapshotError {
 impl From<SnapshotError> for io::Error {
     fn from(error: SnapshotError) -> Self {
         match error {
-            SnapshotError::Io { file, source } => {
-                io::Error::new(source.kind(), format!("snapshot {file}: {source}"))
-            }
+            // With what the system said: some of it is waited for.
+            SnapshotError::Io { ref source, .. } => io::Error::new(source.kind(), error),
             damage => io::Error::new(io::ErrorKind::InvalidData, damage),
         }
     }

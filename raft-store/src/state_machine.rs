@@ -558,6 +558,13 @@ mod tests {
 
     use super::*;
     use crate::disk::MemoryDisk;
+    use crate::snapshot_file::SnapshotError;
+
+    /// As a file of a snapshot that cannot be opened.
+    fn wrapped(errno: Errno) -> io::Error {
+        let (file, source) = ("a.snap".to_owned(), errno.into());
+        io::Error::other(SnapshotError::Io { file, source })
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_lacks_space_or_files_is_done_when_they_are_there() {
@@ -571,7 +578,8 @@ mod tests {
             let tries = Arc::new(AtomicU32::new(0));
             let counted = tries.clone();
             let work = move || match counted.fetch_add(1, Ordering::Relaxed) {
-                0 | 1 => Err(io::Error::from(errno)),
+                0 => Err(io::Error::from(errno)),
+                1 => Err(wrapped(errno)),
                 _ => Ok(()),
             };
             let done = with_space(Blocking::Inline, &space, "a test", work).await;
