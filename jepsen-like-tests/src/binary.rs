@@ -1,5 +1,6 @@
-//! The `pennon` binary under test: the one that `PENNON_BIN` names, else the one of this workspace,
-//! built with the profile of the test itself.
+//! What is under test: the `pennon` binary that `PENNON_BIN` names, else the one of this workspace, built
+//! with the profile of the test itself; and the library that can stand between it and the system, which
+//! `PENNON_BETWEEN` names.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,16 +14,33 @@ use crate::failure::{Failure, Result};
 /// When it cannot be built or found; with what the build said.
 pub fn pennon() -> Result<PathBuf> {
     static FOUND: OnceLock<Result<PathBuf>> = OnceLock::new();
-    FOUND.get_or_init(find).clone()
+    let what = ["-p", "pennon-node", "--bin", "pennon"];
+    let name = format!("pennon{}", std::env::consts::EXE_SUFFIX);
+    FOUND
+        .get_or_init(|| find("PENNON_BIN", &what, &name))
+        .clone()
 }
 
-fn find() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os("PENNON_BIN") {
+/// Finds the library, building it first unless `PENNON_BETWEEN` names one. Done once a process.
+///
+/// # Errors
+/// When it cannot be built or found; with what the build said.
+pub fn between() -> Result<PathBuf> {
+    static FOUND: OnceLock<Result<PathBuf>> = OnceLock::new();
+    let what = ["-p", "pennon-between"];
+    let name = format!("libpennon_between{}", std::env::consts::DLL_SUFFIX);
+    FOUND
+        .get_or_init(|| find("PENNON_BETWEEN", &what, &name))
+        .clone()
+}
+
+fn find(variable: &str, what: &[&str], name: &str) -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(variable) {
         let named = PathBuf::from(named);
         return match named.is_file() {
             true => Ok(named),
             false => Err(Failure::new(format!(
-                "PENNON_BIN names {}, which is no file",
+                "{variable} names {}, which is no file",
                 named.display()
             ))),
         };
@@ -34,36 +52,28 @@ fn find() -> Result<PathBuf> {
             me.display()
         )));
     };
-    build(directory)?;
-    let binary = directory.join(format!("pennon{}", std::env::consts::EXE_SUFFIX));
-    match binary.is_file() {
-        true => Ok(binary),
+    build(directory, what)?;
+    let file = directory.join(name);
+    match file.is_file() {
+        true => Ok(file),
         false => Err(Failure::new(format!(
             "the build left no {}",
-            binary.display()
+            file.display()
         ))),
     }
 }
 
-/// Builds the binary into the target directory that this executable is in.
-fn build(directory: &Path) -> Result<()> {
+/// Builds into the target directory that this executable is in.
+fn build(directory: &Path, what: &[&str]) -> Result<()> {
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(other) => other,
     };
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let mut command = Command::new(env!("CARGO"));
-    command.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "-p",
-        "pennon-node",
-        "--bin",
-        "pennon",
-    ]);
     command
-        .args(["--profile", profile])
+        .args(["build", "--quiet", "--locked", "--profile", profile])
+        .args(what)
         .arg("--manifest-path")
         .arg(manifest);
     if let Some(target) = directory.parent() {
@@ -75,7 +85,7 @@ fn build(directory: &Path) -> Result<()> {
     match built.status.success() {
         true => Ok(()),
         false => Err(Failure::during(
-            "cargo build -p pennon-node",
+            format!("cargo build {}", what.join(" ")),
             String::from_utf8_lossy(&built.stderr),
         )),
     }

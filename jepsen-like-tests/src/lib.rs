@@ -28,6 +28,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod report;
+pub mod shim;
 pub mod simulation;
 pub mod streams;
 pub mod tool;

@@ -22,6 +22,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct Process {
     binary: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, PathBuf)>,
     log: PathBuf,
     child: Option<Child>,
     paused: bool,
@@ -38,10 +39,18 @@ impl Process {
         Process {
             binary: binary.into(),
             arguments,
+            environment: Vec::new(),
             log: log.into(),
             child: None,
             paused: false,
         }
+    }
+
+    /// Adds to what it finds in its environment.
+    #[must_use]
+    pub fn with_environment(mut self, more: Vec<(&'static str, PathBuf)>) -> Process {
+        self.environment.extend(more);
+        self
     }
 
     /// Starts it.
@@ -65,6 +74,7 @@ impl Process {
                 command.env_remove(name);
             }
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let started = command.spawn();
         self.child = Some(started.map_err(|why| Failure::during(self.binary.display(), why))?);
         self.paused = false;

@@ -21,7 +21,7 @@ use serde_json::Value;
 const CLIENT_TREE_MAX: usize = 75;
 
 /// Each crate of the workspace with those it may depend on.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 6] = [
     ("pennon-evaluator", &[]),
     ("pennon-raft-store", &["pennon-evaluator"]),
     ("pennon-client", &["pennon-evaluator"]),
@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 5] = [
             "pennon-node",
         ],
     ),
+    ("pennon-between", &[]),
 ];
 
 /// Libraries that these crates alone may name. The client has an example with axum; that it does not
