@@ -7,6 +7,7 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ impl World {
             snapshot_every: 1_000,
             arguments: Vec::new(),
             seed: 1,
+            library: None,
+            power: BTreeSet::new(),
         };
         let fleet = Arc::new(Fleet::new(layout, Recorder::default()).await.unwrap());
         let mut watchers = JoinSet::new();

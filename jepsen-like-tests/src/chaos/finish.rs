@@ -169,7 +169,7 @@ pub fn said_by_nodes(fleet: &Fleet) -> Vec<String> {
         let bad = text
             .lines()
             .filter(|line| FATAL.iter().any(|fatal| line.contains(fatal)))
-            .filter(|line| !line.contains(REFUSED));
+            .filter(|line| !line.contains(REFUSED) && !fleet.is_excused(line));
         let name = fleet.name(at);
         found.extend(bad.take(5).map(|line| format!("{name} said: {line}")));
     }

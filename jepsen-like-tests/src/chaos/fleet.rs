@@ -5,12 +5,13 @@
 //! has a node's process ([`Fleet::claim`]); what starts and ends is written into the history, and a
 //! node that ends although nobody ended it is remembered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rand::rngs::StdRng;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -20,6 +21,8 @@ use crate::http1::Call;
 use crate::ports;
 use crate::process::Process;
 use crate::proxy::Net;
+use crate::shim::undo::{self, Lost};
+use crate::shim::{Control, Library};
 
 /// Longest wait for one answer of a node about itself.
 pub const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -85,6 +88,10 @@ pub struct Layout {
     pub arguments: Vec<String>,
     /// Seeds the jitter of links.
     pub seed: u64,
+    /// What stands between nodes and the system, if anything does.
+    pub library: Option<Library>,
+    /// Nodes of which it keeps what is not synced.
+    pub power: BTreeSet<usize>,
 }
 
 /// All nodes of a run. They are killed with it.
@@ -95,6 +102,10 @@ pub struct Fleet {
     net: Net,
     recorder: Recorder,
     leader: watch::Sender<Option<Leader>>,
+    /// Orders to what stands between a node and the system.
+    controls: BTreeMap<usize, Control>,
+    /// Lines that a node wrote because of a fault that has it end.
+    excused: Mutex<BTreeSet<String>>,
     /// Nodes that ended although nobody ended them, in words.
     casualties: Mutex<Vec<String>>,
 }
@@ -161,12 +172,15 @@ impl Fleet {
                 inner: Mutex::new(inner),
             });
         }
+        let controls = controls(&layout, &names)?;
         let fleet = Fleet {
             layout,
             members,
             net,
             recorder,
             leader: watch::channel(None).0,
+            controls,
+            excused: Mutex::default(),
             casualties: Mutex::default(),
         };
         for at in 0..fleet.members.len() {
@@ -209,7 +223,10 @@ impl Fleet {
         ]);
         arguments.extend(layout.arguments.iter().cloned());
         let log = layout.directory.join(format!("{}.log", me.name));
-        self.inner(at).process = Process::new(&layout.binary, arguments, log);
+        let control = self.controls.get(&at);
+        let environment = control.map(Control::environment).unwrap_or_default();
+        let process = Process::new(&layout.binary, arguments, log);
+        self.inner(at).process = process.with_environment(environment);
     }
 
     /// The network between all.
@@ -329,6 +346,63 @@ impl Fleet {
         }
     }
 
+    /// Notes that a node has ended because a fault had it end; whether it had.
+    pub fn has_ended(&self, at: usize, how: &str) -> bool {
+        let mut inner = self.inner(at);
+        if inner.process.is_running() {
+            return false;
+        }
+        let led = self.leader().is_some_and(|leader| leader.at == at);
+        inner.state = State::Down;
+        drop(inner);
+        self.forget(at);
+        let how = how.into();
+        self.note(at, NodeStage::Ended { how, led });
+        true
+    }
+
+    /// Orders to what stands between a node and the system; `None` when nothing does.
+    pub fn control(&self, at: usize) -> Option<&Control> {
+        self.controls.get(&at)
+    }
+
+    /// Takes what a node that does not run had not synced, as a power cut does.
+    ///
+    /// # Errors
+    /// When it cannot be taken, or nothing was kept of this node.
+    pub fn cut_power(&self, at: usize, random: &mut StdRng) -> Result<Lost> {
+        let kept = self.controls.get(&at).and_then(Control::undo);
+        let kept = kept.ok_or_else(|| Failure::new("what is not synced was not kept"))?;
+        undo::cut_power(&self.data(at), kept, random)
+    }
+
+    /// Takes all that a node wrote as synced: its files were changed behind its back.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub fn forget_unsynced(&self, at: usize) -> Result<()> {
+        let kept = self.controls.get(&at).and_then(Control::undo);
+        kept.map_or(Ok(()), undo::forget)
+    }
+
+    /// Takes no offence at what a node wrote from this byte of its log on, as far as it says that it
+    /// stops; returns those lines.
+    pub fn excuse(&self, at: usize, from: usize, what: &[&str]) -> Vec<String> {
+        let log = self.log(at);
+        let lines = log.get(from..).unwrap_or_default().lines();
+        let found = lines.filter(|line| what.iter().any(|what| line.contains(what)));
+        let found: Vec<String> = found.map(str::to_owned).collect();
+        let mut excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
+        excused.extend(found.iter().cloned());
+        found
+    }
+
+    /// Whether a line was excused.
+    pub fn is_excused(&self, line: &str) -> bool {
+        let excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
+        excused.contains(line)
+    }
+
     /// Asks a node to stop and waits until it has.
     ///
     /// # Errors
@@ -420,7 +494,7 @@ impl Fleet {
                 false => std::fs::remove_file(path)?,
             }
         }
-        Ok(())
+        self.forget_unsynced(at)
     }
 
     /// Who leads, as far as is known.
@@ -549,6 +623,21 @@ impl Fleet {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The orders to all nodes.
+fn controls(layout: &Layout, names: &[String]) -> Result<BTreeMap<usize, Control>> {
+    let Some(library) = &layout.library else {
+        return Ok(BTreeMap::new());
+    };
+    let made = names.iter().enumerate().map(|(at, name)| {
+        let data = layout.directory.join(name);
+        Ok((
+            at,
+            Control::new(library, &data, layout.power.contains(&at))?,
+        ))
+    });
+    made.collect()
 }
 
 /// The term in which this node leads, by its own words.

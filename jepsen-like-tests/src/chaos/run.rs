@@ -1,6 +1,6 @@
 //! One run, from the seed to the verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use crate::failure::{Failure, Result};
 use crate::history::{Header, Phase, Recorder};
 use crate::http1::Call;
 use crate::mounts::SmallDisk;
-use crate::nemesis::{Arena, Kind, Planned, Tally, demanded, schedule};
+use crate::nemesis::{Arena, Family, Kind, Planned, Tally, demanded, schedule};
+use crate::shim::Library;
 use crate::{binary, say, until};
 
 /// The environment that everything happens in.
@@ -68,6 +69,7 @@ pub async fn run(settings: &Settings, directory: &Path) -> Result<Ran> {
     if disks.is_empty() {
         parameters.kinds.retain(|kind| *kind != Kind::DiskFull);
     }
+    let library = library(directory, &mut parameters);
     let planned = schedule(settings.seed, settings.seconds, &parameters.kinds);
     let binary = keep_binary(&binary::pennon()?, directory)?;
     let mut header = Header::new(
@@ -88,6 +90,8 @@ pub async fn run(settings: &Settings, directory: &Path) -> Result<Ran> {
         snapshot_every: parameters.snapshot_every,
         arguments: vec!["--min-free".to_owned(), MIN_FREE.to_owned()],
         seed: settings.seed,
+        library,
+        power: powered(&parameters, &disks),
     };
     let fleet = Arc::new(Fleet::new(layout, recorder).await?);
     let mut watchers = JoinSet::new();
@@ -105,6 +109,33 @@ pub async fn run(settings: &Settings, directory: &Path) -> Result<Ran> {
         directory: directory.to_owned(),
         ..ran
     })
+}
+
+/// Finds what stands between nodes and the system, if a fault takes that; without it there are no such
+/// faults.
+fn library(directory: &Path, parameters: &mut Parameters) -> Option<Library> {
+    if !parameters.kinds.iter().any(|kind| kind.needs_library()) {
+        return None;
+    }
+    let found = Library::find(directory);
+    if let Err(why) = &found {
+        say(format!(
+            "SKIPPED: calls to the system cannot be taken over, clocks not moved, power not cut: {why}"
+        ));
+        parameters.kinds.retain(|kind| !kind.needs_library());
+    }
+    found.ok()
+}
+
+/// Nodes that can lose power. What a small disk loses cannot be kept beside it.
+fn powered(parameters: &Parameters, disks: &BTreeMap<usize, SmallDisk>) -> BTreeSet<usize> {
+    let cut = |kind: &Kind| kind.family() == Family::Power;
+    match parameters.kinds.iter().any(cut) {
+        true => (0..parameters.nodes + SPARES)
+            .filter(|at| !disks.contains_key(at))
+            .collect(),
+        false => BTreeSet::new(),
+    }
 }
 
 fn show_parameters(seed: u64, header: &Header) {

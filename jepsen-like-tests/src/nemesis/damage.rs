@@ -43,6 +43,7 @@ pub(super) async fn perform(act: &mut Act) -> Result<()> {
     fleet.kill(claim.at)?;
     act.rest(act.planned.lasts).await;
     let what = hurt(&fleet.data(claim.at), &mut act.random)?;
+    fleet.forget_unsynced(claim.at)?;
     fleet.start(claim.at)?;
     settle(act, fleet, &claim, &what).await
 }

@@ -100,6 +100,26 @@ kinds! {
     Cpu: "cpu", Resources, 1_000..=6_000;
     /// A node may open no more files.
     Files: "files", Resources, 500..=5_000;
+    /// A node kills itself at a write of its choice.
+    KillAtWrite: "kill-at-write", Step, 50..=2_000;
+    /// At a sync.
+    KillAtSync: "kill-at-sync", Step, 50..=2_000;
+    /// When a file is made, renamed or removed.
+    KillAtName: "kill-at-name", Step, 50..=2_000;
+    /// A node loses power: what it had not synced is gone.
+    PowerOne: "power-one", Power, 50..=2_000;
+    /// All do.
+    PowerAll: "power-all", Power, 50..=1_000;
+    /// A node's syncs fail.
+    SyncError: "sync-error", Errors, 500..=3_000;
+    /// Its writes do.
+    WriteError: "write-error", Errors, 500..=3_000;
+    /// Its disk can be read only.
+    ReadOnly: "read-only", Errors, 500..=3_000;
+    /// The time of day jumps on some nodes.
+    ClockJump: "clock-jump", Clock, 1_000..=8_000;
+    /// It runs at another rate, stands, or runs backwards.
+    ClockRate: "clock-rate", Clock, 1_000..=8_000;
 }
 
 /// Kinds that are chosen together.
@@ -125,11 +145,19 @@ pub enum Family {
     Leader,
     /// N12, as far as it is about cores and files.
     Resources,
+    /// N6.
+    Step,
+    /// N7.
+    Power,
+    /// N9, but for a full disk.
+    Errors,
+    /// N10.
+    Clock,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Family; 10] = [
+    pub const ALL: [Family; 14] = [
         Family::Kill,
         Family::Pause,
         Family::Partition,
@@ -140,6 +168,10 @@ impl Family {
         Family::Members,
         Family::Leader,
         Family::Resources,
+        Family::Step,
+        Family::Power,
+        Family::Errors,
+        Family::Clock,
     ];
 
     /// Its name on the command line.
@@ -155,11 +187,23 @@ impl Family {
             Family::Members => "members",
             Family::Leader => "leader",
             Family::Resources => "resources",
+            Family::Step => "step",
+            Family::Power => "power",
+            Family::Errors => "errors",
+            Family::Clock => "clock",
         }
     }
 }
 
 impl Kind {
+    /// Whether it takes what stands between a node and the system ([`crate::shim`]).
+    pub fn needs_library(self) -> bool {
+        matches!(
+            self.family(),
+            Family::Step | Family::Power | Family::Errors | Family::Clock
+        )
+    }
+
     /// Draws how long one lasts; shorter in short runs.
     pub fn lasts(self, run: Duration, random: &mut StdRng) -> Duration {
         let (least, most) = self.range();

@@ -9,6 +9,8 @@
 //! the run ends before its time is over; nothing is left to chance but what the seed decides and what
 //! the cluster does.
 
+mod calls;
+mod clocks;
 mod damage;
 mod kinds;
 mod links;
@@ -100,6 +102,8 @@ pub struct Arena {
     /// Held by the one fault that has a node lose its directory: with two at a time, those left could
     /// decide nothing, not even who is a member.
     losing: tokio::sync::Mutex<()>,
+    /// Held by the one fault that moves clocks.
+    clocks: tokio::sync::Mutex<()>,
     tally: Mutex<Tally>,
 }
 
@@ -126,6 +130,7 @@ impl Arena {
             links: links::Links::default(),
             disks,
             losing: tokio::sync::Mutex::default(),
+            clocks: tokio::sync::Mutex::default(),
             tally: Mutex::default(),
         })
     }
@@ -251,6 +256,8 @@ impl Act {
             Family::Damage => damage::perform(self).await,
             Family::Members | Family::Leader => members::perform(self).await,
             Family::Disk | Family::Resources => resources::perform(self).await,
+            Family::Step | Family::Power | Family::Errors => calls::perform(self).await,
+            Family::Clock => clocks::perform(self).await,
         };
         let number = self.planned.number;
         self.arena.links.clear(self.arena.fleet.net(), number);
