@@ -219,7 +219,10 @@ impl Session {
                 return Err(Trouble::Full(wrong(&error))); // I4
             }
         }
-        self.receipts.changed();
+        match self.is_polling() {
+            true => self.receipts.changed(),
+            false => self.receipts.changed_for_all(&mut self.rng, now),
+        }
         self.saves.changed();
         self.prove(delta.to, proof, now);
         Ok(true)
