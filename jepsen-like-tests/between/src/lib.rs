@@ -49,6 +49,8 @@ const CLOCKS_MOVED: usize = 19;
 const KILLED: usize = 20;
 /// Numbers the files that lost their names.
 const SAVED: usize = 21;
+/// Something could not be kept.
+const UNKEPT: usize = 22;
 const WORDS: usize = 32;
 
 const CONTROL_LEN: usize = 4_096;
@@ -180,13 +182,25 @@ impl Between {
     }
 
     /// Makes a call after what it replaces was kept, if that is asked for; nobody else's in between.
-    fn keeping<T>(&self, keep: impl FnOnce(&Path), call: impl FnOnce() -> T) -> T {
+    fn keeping<T>(
+        &self,
+        keep: impl FnOnce(&Path) -> io::Result<()>,
+        call: impl FnOnce() -> T,
+    ) -> T {
         let Some(undo) = &self.undo else {
             return call();
         };
         let _alone = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        keep(undo);
+        self.note(keep(undo));
         call()
+    }
+
+    /// Notes when something could not be kept: no file could be opened, say. From then on journals say too
+    /// little, or call what is durable not synced; the harness makes no use of them.
+    fn note(&self, kept: io::Result<()>) {
+        if kept.is_err() {
+            self.words[UNKEPT].store(1, Ordering::SeqCst);
+        }
     }
 
     fn write(
@@ -236,10 +250,11 @@ impl Between {
         let done = system(call());
         if let (Some((undo, journal)), true, true) = (&journal, done.is_ok(), before > 0) {
             let _alone = alone();
-            match fs::metadata(journal).map_or(0, |found| found.len()) == before {
+            let quiet = fs::metadata(journal).is_ok_and(|found| found.len() == before);
+            self.note(match quiet {
                 true => drop_journal(undo, journal),
                 false => append(journal, SYNCED, before, 0, &[]),
-            }
+            });
         }
         self.after(last, path);
         done
@@ -256,10 +271,9 @@ impl Between {
         }
         let last = self.before(NAME, path)?;
         let was_there = path.exists();
-        let cuts = |undo: &Path| {
-            if let (true, Ok(old)) = (was_there && flags & libc::O_TRUNC != 0, File::open(path)) {
-                keep_content(undo, old.as_raw_fd(), 0, u64::MAX);
-            }
+        let cuts = |undo: &Path| match was_there && flags & libc::O_TRUNC != 0 {
+            true => keep_content(undo, File::open(path)?.as_raw_fd(), 0, u64::MAX),
+            false => Ok(()),
         };
         let made = || {
             let done = system(call());
@@ -267,8 +281,8 @@ impl Between {
                 (&self.undo, was_there, done.is_ok(), fs::metadata(path))
             {
                 // The number may have been another file's.
-                drop_journal(undo, &undo.join(format!("f{}", found.ino())));
-                keep_name(undo, CREATED, 0, path, Path::new(""));
+                self.note(drop_journal(undo, &undo.join(format!("f{}", found.ino()))));
+                self.note(keep_name(undo, CREATED, 0, path, Path::new("")));
             }
             done
         };
@@ -280,7 +294,7 @@ impl Between {
     fn rename(&self, from: &Path, to: &Path, call: impl FnOnce() -> c_long) -> io::Result<c_long> {
         let last = self.before(NAME, to)?;
         let done = self.keeping(
-            |_| (),
+            |_| Ok(()),
             || {
                 let saved = self
                     .undo
@@ -288,7 +302,7 @@ impl Between {
                     .map(|undo| (undo, self.keep_file(undo, to)));
                 let done = system(call());
                 if let (Some((undo, saved)), true) = (saved, done.is_ok()) {
-                    keep_name(undo, RENAMED, saved, to, from);
+                    self.note(keep_name(undo, RENAMED, saved, to, from));
                 }
                 done
             },
@@ -300,7 +314,7 @@ impl Between {
     fn remove(&self, path: &Path, call: impl FnOnce() -> c_long) -> io::Result<c_long> {
         let last = self.before(NAME, path)?;
         let done = self.keeping(
-            |_| (),
+            |_| Ok(()),
             || {
                 let saved = self
                     .undo
@@ -308,7 +322,7 @@ impl Between {
                     .map(|undo| (undo, self.keep_file(undo, path)));
                 let done = system(call());
                 if let (Some((undo, saved @ 1..)), true) = (saved, done.is_ok()) {
-                    keep_name(undo, UNLINKED, saved, path, Path::new(""));
+                    self.note(keep_name(undo, UNLINKED, saved, path, Path::new("")));
                 }
                 done
             },
@@ -321,14 +335,13 @@ impl Between {
     /// a new one may have been another's.
     fn directory(&self, path: &Path, call: impl FnOnce() -> c_long) -> io::Result<c_long> {
         let last = self.before(NAME, path)?;
-        let forget = |undo: &Path| {
-            if let Ok(found) = fs::metadata(path) {
-                drop_journal(undo, &undo.join(format!("d{}", found.ino())));
-            }
+        let forget = |undo: &Path| match fs::metadata(path) {
+            Ok(found) => drop_journal(undo, &undo.join(format!("d{}", found.ino()))),
+            Err(_) => Ok(()),
         };
         let done = self.keeping(forget, || {
             let done = system(call());
-            self.undo.as_deref().map(forget);
+            self.undo.iter().for_each(|undo| self.note(forget(undo)));
             done
         });
         self.after(last, path);
@@ -359,49 +372,45 @@ impl Between {
 }
 
 /// Keeps the bytes of a file from `at` to `end`, which are about to be replaced.
-fn keep_content(undo: &Path, fd: c_int, at: u64, end: u64) {
+fn keep_content(undo: &Path, fd: c_int, at: u64, end: u64) -> io::Result<()> {
     // It may be open for writing only.
-    let Ok(reader) = File::open(format!("/proc/self/fd/{fd}")) else {
-        return;
-    };
-    let Ok(found) = reader.metadata() else { return };
+    let reader = File::open(format!("/proc/self/fd/{fd}"))?;
+    let found = reader.metadata()?;
     if !found.is_file() {
-        return;
+        return Ok(());
     }
     let len = end.min(found.len()).saturating_sub(at);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    if reader.read_exact_at(&mut bytes, at).is_err() {
-        return;
-    }
+    reader.read_exact_at(&mut bytes, at)?;
     let journal = undo.join(format!("f{}", found.ino()));
-    append(&journal, CONTENT, at, found.len(), &bytes);
+    append(&journal, CONTENT, at, found.len(), &bytes)
 }
 
-fn keep_name(undo: &Path, kind: u64, saved: u64, path: &Path, other: &Path) {
-    let Some(Ok(found)) = path.parent().map(fs::metadata) else {
-        return;
-    };
+fn keep_name(undo: &Path, kind: u64, saved: u64, path: &Path, other: &Path) -> io::Result<()> {
+    let found = fs::metadata(path.parent().unwrap_or(path))?;
     let mut payload = path.as_os_str().as_bytes().to_vec();
     payload.push(0);
     payload.extend(other.as_os_str().as_bytes());
     let journal = undo.join(format!("d{}", found.ino()));
-    append(&journal, kind, saved, 0, &payload);
+    append(&journal, kind, saved, 0, &payload)
 }
 
-fn append(journal: &Path, kind: u64, at: u64, len_before: u64, payload: &[u8]) {
+fn append(journal: &Path, kind: u64, at: u64, len_before: u64, payload: &[u8]) -> io::Result<()> {
     let mut record = Vec::with_capacity(RECORD_LEN + payload.len());
     for word in [kind, at, len_before, payload.len() as u64] {
         record.extend(word.to_ne_bytes());
     }
     record.extend(payload);
-    let opened = OpenOptions::new().create(true).append(true).open(journal);
-    // What cannot be kept is not lost in a power cut; the harness counts what is.
-    let _ = opened.and_then(|mut file| file.write_all(&record));
+    let mut file = OpenOptions::new().create(true).append(true).open(journal)?;
+    file.write_all(&record)
 }
 
 /// What a journal holds is durable; files kept for it go.
-fn drop_journal(undo: &Path, journal: &Path) {
-    let Ok(bytes) = fs::read(journal) else { return };
+fn drop_journal(undo: &Path, journal: &Path) -> io::Result<()> {
+    let bytes = match fs::read(journal) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
     let mut rest = &bytes[..];
     while let Some((head, tail)) = rest.split_first_chunk::<RECORD_LEN>() {
         let word = |n: usize| {
@@ -416,8 +425,7 @@ fn drop_journal(undo: &Path, journal: &Path) {
         let len = usize::try_from(word(3)).unwrap_or(usize::MAX);
         rest = tail.get(len..).unwrap_or_default();
     }
-    // It was just read.
-    let _ = fs::remove_file(journal);
+    fs::remove_file(journal)
 }
 
 // ---- From here on: the C library's side ----

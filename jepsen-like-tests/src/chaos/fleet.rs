@@ -21,7 +21,7 @@ use crate::http1::Call;
 use crate::ports;
 use crate::process::Process;
 use crate::proxy::Net;
-use crate::shim::undo::{self, Lost};
+use crate::shim::undo::Lost;
 use crate::shim::{Control, Library};
 
 /// Longest wait for one answer of a node about itself.
@@ -371,9 +371,9 @@ impl Fleet {
     /// # Errors
     /// When it cannot be taken, or nothing was kept of this node.
     pub fn cut_power(&self, at: usize, random: &mut StdRng) -> Result<Lost> {
-        let kept = self.controls.get(&at).and_then(Control::undo);
-        let kept = kept.ok_or_else(|| Failure::new("what is not synced was not kept"))?;
-        undo::cut_power(&self.data(at), kept, random)
+        let control = self.controls.get(&at);
+        let control = control.ok_or_else(|| Failure::new("what is not synced was not kept"))?;
+        control.cut_power(random)
     }
 
     /// Takes all that a node wrote as synced: its files were changed behind its back.
@@ -381,8 +381,7 @@ impl Fleet {
     /// # Errors
     /// When the system does not let us.
     pub fn forget_unsynced(&self, at: usize) -> Result<()> {
-        let kept = self.controls.get(&at).and_then(Control::undo);
-        kept.map_or(Ok(()), undo::forget)
+        self.controls.get(&at).map_or(Ok(()), Control::forget)
     }
 
     /// Takes no offence at what a node wrote from this byte of its log on, as far as it says that it

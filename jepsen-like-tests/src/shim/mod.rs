@@ -18,6 +18,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rand::rngs::StdRng;
+
+use self::undo::Lost;
 use crate::binary;
 use crate::failure::{Failure, Result};
 
@@ -73,6 +76,8 @@ enum Word {
     NamesFailed,
     ClocksMoved,
     Killed,
+    // One in between is the library's own.
+    Unkept = ORDERS as isize + 6,
 }
 
 /// What calls to the system do.
@@ -177,6 +182,30 @@ impl Control {
     /// Where what is not synced is kept.
     pub fn undo(&self) -> Option<&Path> {
         self.undo.as_deref()
+    }
+
+    /// Takes what a process that is gone had not synced, as a power cut does; nothing when the library could
+    /// not keep all of it.
+    ///
+    /// # Errors
+    /// When it cannot be taken, or nothing was to be kept.
+    pub fn cut_power(&self, random: &mut StdRng) -> Result<Lost> {
+        let undo = self.undo.as_ref();
+        let undo = undo.ok_or_else(|| Failure::new("what is not synced was not kept"))?;
+        if self.get(Word::Unkept)? != 0 {
+            self.forget()?;
+            return Ok(Lost::default());
+        }
+        undo::cut_power(&self.data, undo, random)
+    }
+
+    /// Takes everything as synced.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub fn forget(&self) -> Result<()> {
+        self.set(Word::Unkept, 0)?;
+        self.undo.as_deref().map_or(Ok(()), undo::forget)
     }
 
     /// Has calls fail, those on files whose path below the data directory contains `pattern`, so many times.

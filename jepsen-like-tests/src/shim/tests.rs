@@ -67,6 +67,18 @@ fn child() {
             File::open(&data).unwrap().sync_all().unwrap();
             std::fs::remove_file(data.join("kept")).unwrap();
         }
+        "files" => {
+            let log = open("log/a").unwrap();
+            log.sync_all().unwrap();
+            File::open(data.join("log")).unwrap().sync_all().unwrap();
+            log.write_all_at(b"synced", 0).unwrap();
+            let none = rustix::process::Rlimit {
+                current: Some(3),
+                maximum: Some(3),
+            };
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, none).unwrap();
+            log.sync_all().unwrap();
+        }
         other => panic!("{other}"),
     }
 }
@@ -174,7 +186,7 @@ fn a_power_cut_takes_what_was_not_synced() {
         place.said("power");
         let undo = place.control.undo().unwrap().to_owned();
         let mut random = StdRng::seed_from_u64(seed);
-        let lost = undo::cut_power(&data, &undo, &mut random).unwrap();
+        let lost = place.control.cut_power(&mut random).unwrap();
         // Synced, both of them.
         assert!(!data.join("removed").exists());
         let content = place.content();
@@ -194,9 +206,21 @@ fn a_power_cut_takes_what_was_not_synced() {
         }
         assert_eq!(std::fs::read_dir(&undo).unwrap().count(), 0);
         // Nothing is left to take.
-        let again = undo::cut_power(&data, &undo, &mut random).unwrap();
+        let again = place.control.cut_power(&mut random).unwrap();
         assert_eq!(again, Lost::default());
         assert_eq!(place.content(), content);
     }
     assert!(all_taken);
+}
+
+#[test]
+fn nothing_is_taken_where_something_could_not_be_kept() {
+    for seed in 0..6 {
+        let place = Place::new();
+        place.said("files");
+        let mut random = StdRng::seed_from_u64(seed);
+        let lost = place.control.cut_power(&mut random).unwrap();
+        assert_eq!(lost, Lost::default());
+        assert_eq!(place.content(), "synced");
+    }
 }
