@@ -44,7 +44,7 @@ pub enum Known {
 /// The window. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
 pub struct Window {
-    /// It knows nothing: see [`Features`](crate::level::Features).
+    /// It knows nothing: see [`crate::level::Features`].
     off: bool,
     by_key: OrdMap<Arc<str>, Arc<Remembered>>,
     by_arrival: OrdMap<u64, Arc<str>>,
