@@ -31,6 +31,8 @@ const PORT_TAKEN: &str = "in use";
 /// How a cluster is started.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What the nodes run; [`binary::pennon`] when nothing is said.
+    pub binary: Option<PathBuf>,
     /// Longest wait until every node is ready.
     pub ready_max: Duration,
     /// More arguments for every node.
@@ -42,6 +44,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            binary: None,
             ready_max: Duration::from_secs(60),
             arguments: Vec::new(),
             data: None,
@@ -88,7 +91,10 @@ impl Cluster {
     /// # Errors
     /// When they are not in time; with what they wrote.
     pub async fn start(size: usize, options: Options) -> Result<Cluster> {
-        let binary = binary::pennon()?;
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => binary::pennon()?,
+        };
         let place = Place::take().await?;
         let directory = Directory::new(options.data.as_deref())?;
         let binary = directory.keep_binary(&binary)?;

@@ -53,6 +53,11 @@ impl Process {
         self
     }
 
+    /// Changes what is started from now on; what runs goes on.
+    pub fn run_with(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
+    }
+
     /// Starts it.
     ///
     /// # Errors

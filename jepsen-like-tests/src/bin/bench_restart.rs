@@ -57,6 +57,7 @@ async fn run(settings: Settings) -> Result<()> {
         data: settings.asked.data.clone(),
         arguments: vec!["--snapshot-every".into(), SNAPSHOT_EVERY.into()],
         ready_max: READY_MAX,
+        ..Options::default()
     };
     let mut cluster = Cluster::start(3, options).await?;
     let mut environment = machine::environment(cluster.directory());

@@ -30,7 +30,7 @@ const KIND_MIN: Duration = Duration::from_millis(2_400);
 /// What no run here does, and why.
 pub const LEFT_OUT: [&str; 5] = [
     "exposures (W6): no node takes any yet",
-    "two releases (W8): there is one binary",
+    "two releases (W8): scripts/upgrade has them",
     "a restore into the running cluster (W9): it writes old values again, which the checkers cannot tell from lost ones",
     "clocks that promises go by (N10) and that run at another rate: left to the simulation; the time of day is moved",
     "what a disk loses although it was synced (N7): left to damaged files",
