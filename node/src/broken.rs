@@ -1,7 +1,7 @@
 //! Promises that a node of a debug build breaks when it is told to, so that runs under faults can show
 //! that their checkers see it.
 //!
-//! What must hold: a release build has none of it. There [`Broken::is`] is false at compile time, and
+//! What must hold: a release build has none of it. There `Broken::is` is false at compile time, and
 //! `pennon serve` does not start where something is asked for.
 //!
 //! Left out: fsync, which whoever simulates a disk leaves out there; what a client breaks.
