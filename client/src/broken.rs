@@ -1,7 +1,7 @@
 //! Promises that a client of a debug build breaks when it is told to, so that runs under faults can
 //! show that their checkers see it.
 //!
-//! What must hold: a release build has none of it: [`Broken::is`] is false at compile time there, and
+//! What must hold: a release build has none of it: `Broken::is` is false at compile time there, and
 //! the builder has no way to ask for it.
 
 use std::time::Duration;
