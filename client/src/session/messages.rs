@@ -219,10 +219,7 @@ impl Session {
                 return Err(Trouble::Full(wrong(&error))); // I4
             }
         }
-        match self.is_polling() {
-            true => self.receipts.changed(),
-            false => self.receipts.changed_for_all(&mut self.rng, now),
-        }
+        self.receipts.changed();
         self.saves.changed();
         self.prove(delta.to, proof, now);
         Ok(true)

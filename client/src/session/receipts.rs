@@ -6,8 +6,7 @@
 //! is asked less and less often, and nothing else ever depends on them.
 //!
 //! A receipt is sent when the state changed (a snapshot or a delta), or when the node asked for one
-//! (`acknowledge`). One for a delta that nobody asked for waits for a random part of a heartbeat: all
-//! clients have the delta in the same moment, and the node has better to do in it than take their receipts. That nothing changed up to a version needs none: the node knows what it sent. Who
+//! (`acknowledge`). That nothing changed up to a version needs none: the node knows what it sent. Who
 //! polls sends them in the same way between polls, and is never asked.
 //!
 //! Left out: sending (`transport.rs`), what nodes make of receipts.
@@ -15,8 +14,6 @@
 use std::time::Duration;
 
 use pennon_evaluator::Version;
-use rand::RngExt;
-use rand::rngs::StdRng;
 
 /// The longest time a receipt may take.
 const SEND_TIME_MAX: Duration = Duration::from_secs(5);
@@ -38,8 +35,6 @@ pub(super) struct Receipts {
     gap: Option<Duration>,
     /// Whether the state changed since the last receipt that arrived was sent.
     due: bool,
-    /// When what is due may be sent unasked.
-    due_from: Duration,
     /// The version that the node asked for, until a receipt for it has arrived.
     asked: Option<Version>,
     /// When one was sent last.
@@ -75,17 +70,9 @@ impl Receipts {
         self.due |= self.flying.take().is_some();
     }
 
-    /// A snapshot was applied, or what a poll brought.
+    /// A snapshot or a delta was applied.
     pub(super) fn changed(&mut self) {
-        (self.due, self.due_from) = (true, Duration::ZERO);
-    }
-
-    /// A delta was applied that others have in the same moment.
-    pub(super) fn changed_for_all(&mut self, rng: &mut StdRng, now: Duration) {
-        if !self.due {
-            let wait = self.gap.unwrap_or_default().mul_f64(rng.random());
-            (self.due, self.due_from) = (true, now.saturating_add(wait));
-        }
+        self.due = true;
     }
 
     /// The node wants to know when this version is applied.
@@ -150,6 +137,6 @@ impl Receipts {
             (failures, _) => gap.saturating_mul(1 << failures.min(DOUBLINGS_MAX)),
         };
         let after = |sent: Duration| sent.saturating_add(gap.min(GAP_MAX));
-        Some(self.sent.map_or(Duration::ZERO, after).max(self.due_from))
+        Some(self.sent.map_or(Duration::ZERO, after))
     }
 }

@@ -59,27 +59,6 @@ fn changes_within_a_heartbeat_share_one_receipt_for_the_newest() {
 }
 
 #[test]
-fn clients_that_nobody_asked_tell_of_a_delta_one_after_the_other_within_a_heartbeat() {
-    let mut moments: Vec<Duration> = (0..100)
-        .map(|seed| {
-            let mut receipts = Receipts::default();
-            receipts.open(1_000);
-            receipts.changed_for_all(&mut StdRng::seed_from_u64(seed), ms(5_000));
-            let due = receipts.wake_at(version(5)).unwrap();
-            assert_eq!(receipts.next(version(5), due - ms(1)), None);
-            receipts.ask(version(5));
-            let now = receipts.next(version(5), ms(5_000));
-            assert!(now.is_some(), "who asks does not wait");
-            due
-        })
-        .collect();
-    moments.sort();
-    assert!(moments[0] >= ms(5_000) && moments[99] <= ms(6_000));
-    let (first, last) = (moments[9], moments[89]);
-    assert!(first <= ms(5_200) && last >= ms(5_800), "{moments:?}");
-}
-
-#[test]
 fn one_is_on_its_way_at_a_time_and_the_newest_version_wins() {
     let mut s = Script::holding(1, 4);
     for at in [5, 7, 8] {
