@@ -2,82 +2,57 @@
 //!
 //! They are taken from below the range that the system gives to outgoing connections: a port from
 //! within it could be taken by somebody's connection while its node is down, and the node could not
-//! come back. For the same reason a process takes them from blocks that it holds until it ends (a lock of
-//! the system on a file, as [`crate::places`]): two runs side by side would take each other's. Another
-//! program may still take a port between the look and the use; whoever starts a process copes with that.
+//! come back.
+//!
+//! A port is held until this process ends, by a socket that is bound to it and never listens. Whoever
+//! looks for ports in this way finds it taken, also in another process; whoever listens as servers do
+//! (with `SO_REUSEADDR`) is let in beside it; and a connection to it is refused while no server is
+//! there. A look by listening would be seen by nobody, and for longer than it lasts: a process that
+//! another thread starts at that moment keeps a copy of the socket until it has become its program.
 
-use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
 use rand::seq::SliceRandom;
+use tokio::net::TcpSocket;
 
 use crate::failure::{Failure, Result};
 
 const LOWEST: u16 = 12_000;
 /// The end of the search where the system does not say where its own range begins.
 const HIGHEST_DEFAULT: u16 = 32_000;
-/// Ports of a block: a run with five nodes and all its proxies needs some two hundred.
-const BLOCK: u16 = 300;
 
-/// What this process holds: the locks, and ports of theirs that nobody was given yet.
-struct Held {
-    locks: Vec<File>,
-    ports: Vec<u16>,
-}
+static HELD: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
 
-static HELD: Mutex<Held> = Mutex::new(Held {
-    locks: Vec::new(),
-    ports: Vec::new(),
-});
-
-/// Finds this many different ports that nobody listens on. No port is given twice by one process.
+/// Finds this many different ports that nobody has. None is given twice.
 ///
 /// # Errors
 /// When there are not enough.
 pub fn free(count: usize) -> Result<Vec<u16>> {
-    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut found = Vec::new();
-    while found.len() < count {
-        let Some(port) = held.ports.pop() else {
-            let (lock, ports) = take_block()?;
-            held.locks.push(lock);
-            held.ports = ports;
-            continue;
-        };
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            found.push(port);
-        }
+    // In an order of its own: others look at the same time.
+    let mut random = rand::make_rng::<rand::rngs::StdRng>();
+    let mut ports: Vec<u16> = (LOWEST..highest()).collect();
+    ports.shuffle(&mut random);
+    let holds = ports
+        .into_iter()
+        .filter_map(|port| Some((port, hold(port)?)));
+    let (found, sockets): (Vec<u16>, Vec<TcpSocket>) = holds.take(count).unzip();
+    if found.len() < count {
+        return Err(Failure::new("all ports are taken"));
     }
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    held.extend(sockets);
     Ok(found)
 }
 
-/// Takes a block that no process has, in an order of its own: others look at the same time.
-fn take_block() -> Result<(File, Vec<u16>)> {
-    let mut random = rand::make_rng::<rand::rngs::StdRng>();
-    let mut blocks: Vec<u16> = (LOWEST..highest() - BLOCK)
-        .step_by(usize::from(BLOCK))
-        .collect();
-    blocks.shuffle(&mut random);
-    let user = rustix::process::getuid().as_raw();
-    for first in blocks {
-        let name = format!("pennon-test-ports-{user}-{first}.lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(std::env::temp_dir().join(name))?;
-        match file.try_lock() {
-            Ok(()) => {
-                let mut ports: Vec<u16> = (first..first + BLOCK).collect();
-                ports.shuffle(&mut random);
-                return Ok((file, ports));
-            }
-            Err(std::fs::TryLockError::WouldBlock) => {}
-            Err(std::fs::TryLockError::Error(why)) => return Err(why.into()),
-        }
-    }
-    Err(Failure::new("all ports are taken by other runs"))
+/// Takes a port, if nobody has it.
+fn hold(port: u16) -> Option<TcpSocket> {
+    let socket = TcpSocket::new_v4().ok()?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    socket.bind(address).ok()?;
+    // Only now: with it, the look would find free what another one holds.
+    socket.set_reuseaddr(true).ok()?;
+    Some(socket)
 }
 
 fn highest() -> u16 {
@@ -93,28 +68,50 @@ fn highest() -> u16 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
     #[test]
-    fn ports_are_distinct_and_can_be_bound() {
+    fn a_port_is_one_holder_s_and_a_server_is_let_in() {
         let ports = free(20).unwrap();
-        let held: Vec<_> = ports
-            .iter()
-            .map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, *p)).unwrap())
-            .collect();
-        assert_eq!(held.len(), 20);
         assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 20);
-        // Nobody listens on them any more, and still no other run in this process gets them.
-        drop(held);
-        let others = free(usize::from(BLOCK)).unwrap();
-        assert!(!others.iter().any(|port| ports.contains(port)));
+        for port in ports {
+            let address = (Ipv4Addr::LOCALHOST, port);
+            assert!(hold(port).is_none());
+            let refused = TcpStream::connect(address).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            let server = TcpListener::bind(address).unwrap();
+            assert!(hold(port).is_none());
+            let near = TcpStream::connect(address).unwrap();
+            // The server ends first, so that the port is left with a connection that waits.
+            drop((server.accept().unwrap(), server));
+            drop(near);
+            assert!(hold(port).is_none());
+        }
     }
 
     #[test]
-    fn a_block_that_is_held_is_nobody_elses() {
-        let blocks: Vec<_> = (0..10).map(|_| take_block().unwrap()).collect();
-        let ports: BTreeSet<u16> = blocks.iter().flat_map(|(_, ports)| ports.clone()).collect();
-        assert_eq!(ports.len(), 10 * usize::from(BLOCK));
+    fn a_port_is_free_at_once_while_others_start_processes() {
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+            let taken = (0..200).find_map(|_| {
+                let ports = free(10).unwrap();
+                let servers = ports
+                    .into_iter()
+                    .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+                servers.collect::<std::io::Result<Vec<_>>>().err()
+            });
+            end.store(true, Ordering::Relaxed);
+            assert!(taken.is_none(), "{taken:?}");
+        });
     }
 }

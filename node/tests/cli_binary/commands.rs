@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::support::{Process, Single, run};
+use crate::support::{Held, Process, Single, run};
 
 #[test]
 fn objects_are_created_listed_replaced_and_deleted() {
@@ -273,10 +273,8 @@ fn what_cannot_be_carried_out_is_2_and_sends_nothing() {
 fn nobody_there_is_5_silence_is_124_and_a_write_into_silence_is_9() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let gone = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let nobody = Held::any();
+    let gone = format!("http://{}", nobody.address);
     let run = |line: &str, url: &str| {
         run(
             &line.split_whitespace().collect::<Vec<_>>(),
@@ -301,10 +299,8 @@ fn nobody_there_is_5_silence_is_124_and_a_write_into_silence_is_9() {
 #[test]
 fn one_answer_of_several_nodes_is_enough() {
     let node = Single::with_flag();
-    let gone = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().to_string()
-    };
+    let nobody = Held::any();
+    let gone = nobody.address.to_string();
     let urls = format!("{gone},{}", node.url);
     run(&["flag", "list", "--url", &urls], &[("PENNON_URL", &gone)])
         .exits(0)

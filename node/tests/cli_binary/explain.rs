@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::support::{Said, Single, run};
+use crate::support::{Held, Said, Single, run};
 
 /// A flag with everything that can decide: a prerequisite, a target, rules with a segment that has a
 /// share, an experiment in a layer with a holdout, a pattern, a date, networks.
@@ -268,10 +268,8 @@ fn what_does_not_exist_is_3_and_what_was_meant_is_offered() {
 fn a_question_that_nobody_answers_is_never_an_unknown_outcome() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let gone = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let nobody = Held::any();
+    let gone = format!("http://{}", nobody.address);
     let explain = |url: &str| {
         let args = "explain f --env prod --subject u --timeout 300ms".split(' ');
         run(&args.collect::<Vec<_>>(), &[("PENNON_URL", url)])

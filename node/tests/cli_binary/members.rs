@@ -2,35 +2,35 @@
 
 use serde_json::Value;
 
-use crate::support::{Process, Said, eventually, free_ports, run};
+use crate::support::{Process, Row, Said, eventually, run};
 
 /// A place for five nodes.
 struct Places {
     directory: tempfile::TempDir,
-    base: u16,
+    ports: Row,
 }
 
 impl Places {
     fn new() -> Places {
         Places {
             directory: tempfile::tempdir().unwrap(),
-            base: free_ports(10),
+            ports: Row::of(10),
         }
     }
 
     fn peer(&self, n: u16) -> String {
-        format!("127.0.0.1:{}", self.base + 2 * n + 1)
+        format!("127.0.0.1:{}", self.ports.first + 2 * n + 1)
     }
 
     fn url(&self, n: u16) -> String {
-        format!("http://127.0.0.1:{}", self.base + 2 * n)
+        format!("http://127.0.0.1:{}", self.ports.first + 2 * n)
     }
 
     /// Starts node `n` from 0 on; the first three form the cluster, the others come as learners.
     fn start(&self, n: u16) -> Process {
         let name = format!("n{}", n + 1);
         let data = self.directory.path().join(&name);
-        let listen = format!("127.0.0.1:{}", self.base + 2 * n);
+        let listen = format!("127.0.0.1:{}", self.ports.first + 2 * n);
         let join = [0, 1, 2].map(|n| self.peer(n)).join(",");
         let peer = self.peer(n);
         let mut args = vec!["serve", "--name", &name, "--data", data.to_str().unwrap()];

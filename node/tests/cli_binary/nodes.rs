@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Process, Single, eventually, free_ports, run};
+use crate::support::{Process, Row, Single, eventually, run};
 
 /// The command line of a single node on ports that the system chooses.
 fn serve<'a>(data: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
@@ -180,17 +180,17 @@ fn a_signal_ends_a_node_within_the_drain_although_a_stream_is_open() {
 /// Three nodes with the same command line.
 struct Three {
     directory: tempfile::TempDir,
-    base: u16,
+    ports: Row,
 }
 
 impl Three {
     fn start(&self, n: u16) -> Process {
-        let peer = |n: u16| format!("127.0.0.1:{}", self.base + 3 + n);
+        let peer = |n: u16| format!("127.0.0.1:{}", self.ports.first + 3 + n);
         let join = [peer(0), peer(1), peer(2)].join(",");
         let name = format!("n{}", n + 1);
         let (data, listen) = (
             self.directory.path().join(&name),
-            format!("127.0.0.1:{}", self.base + n),
+            format!("127.0.0.1:{}", self.ports.first + n),
         );
         let args = [
             "--name",
@@ -208,7 +208,7 @@ impl Three {
     }
 
     fn url(&self, n: u16) -> String {
-        format!("http://127.0.0.1:{}", self.base + n)
+        format!("http://127.0.0.1:{}", self.ports.first + n)
     }
 }
 
@@ -216,7 +216,7 @@ impl Three {
 fn three_nodes_say_what_they_wait_for_form_a_cluster_and_a_dead_one_shows() {
     let three = Three {
         directory: tempfile::tempdir().unwrap(),
-        base: free_ports(6),
+        ports: Row::of(6),
     };
     let mut first = three.start(0);
     first.says("1 of 3 nodes are here");
@@ -272,7 +272,8 @@ fn three_nodes_say_what_they_wait_for_form_a_cluster_and_a_dead_one_shows() {
 #[test]
 fn a_dev_cluster_has_flags_and_keeps_everything() {
     let directory = tempfile::tempdir().unwrap();
-    let base = free_ports(6);
+    let row = Row::of(6);
+    let base = row.first;
     let (port, peer_port) = (base.to_string(), (base + 3).to_string());
     let ports = ["--port", &port, "--peer-port", &peer_port];
     let dev = |more: &[&str]| Process::start_in(directory.path(), &[&["dev"], more].concat(), &[]);
@@ -358,8 +359,8 @@ fn a_dev_cluster_has_flags_and_keeps_everything() {
 #[test]
 fn a_dev_cluster_may_be_empty_and_of_one() {
     let directory = tempfile::tempdir().unwrap();
-    let base = free_ports(2);
-    let (port, peer_port) = (base.to_string(), (base + 1).to_string());
+    let row = Row::of(2);
+    let (port, peer_port) = (row.first.to_string(), (row.first + 1).to_string());
     let args = [
         "dev",
         "--nodes",

@@ -1,13 +1,14 @@
 //! Starting the binary, waiting for conditions, and never leaving a process behind.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// The longest wait for anything: far more than it takes, on a busy machine too.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -255,11 +256,48 @@ fn serve(data: &Path, listen: &str) -> Process {
     )
 }
 
-/// Finds ports in a row that nobody listens on, below those that the system gives to connections.
-pub(crate) fn free_ports(count: u16) -> u16 {
-    let start = u16::try_from(std::process::id() % 9_000).unwrap();
-    (0..500)
-        .map(|attempt| 20_000 + (start + attempt * 17) % 9_000)
-        .find(|first| (0..count).all(|n| TcpListener::bind(("127.0.0.1", first + n)).is_ok()))
-        .expect("ports that are free")
+/// An address of loopback that is nobody else's while this lives. Nobody answers there, unless a
+/// server listens as servers do (with `SO_REUSEADDR`). A listener that was dropped would not do: a
+/// process that another test starts at that moment keeps a copy of it until it has become its program.
+pub(crate) struct Held {
+    _socket: TcpSocket,
+    pub(crate) address: SocketAddr,
+}
+
+impl Held {
+    pub(crate) fn any() -> Held {
+        Held::at(0).unwrap()
+    }
+
+    fn at(port: u16) -> std::io::Result<Held> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
+        // Only now: with it, a port would look free that another one holds.
+        socket.set_reuseaddr(true)?;
+        let address = socket.local_addr()?;
+        Ok(Held {
+            _socket: socket,
+            address,
+        })
+    }
+}
+
+/// Ports in a row, below those that the system gives to connections.
+pub(crate) struct Row {
+    pub(crate) first: u16,
+    _held: Vec<Held>,
+}
+
+impl Row {
+    pub(crate) fn of(count: u16) -> Row {
+        let held = |first: u16| {
+            let held = (0..count).map(|n| Held::at(first + n));
+            let held = held.collect::<std::io::Result<_>>().ok()?;
+            Some(Row { first, _held: held })
+        };
+        let start = u16::try_from(std::process::id() % 9_000).unwrap();
+        (0..500)
+            .find_map(|attempt| held(20_000 + (start + attempt * 17) % 9_000))
+            .expect("ports that are free")
+    }
 }
