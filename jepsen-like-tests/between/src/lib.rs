@@ -292,41 +292,34 @@ impl Between {
     }
 
     fn rename(&self, from: &Path, to: &Path, call: impl FnOnce() -> c_long) -> io::Result<c_long> {
-        let last = self.before(NAME, to)?;
-        let done = self.keeping(
-            |_| Ok(()),
-            || {
-                let saved = self
-                    .undo
-                    .as_ref()
-                    .map(|undo| (undo, self.keep_file(undo, to)));
-                let done = system(call());
-                if let (Some((undo, saved)), true) = (saved, done.is_ok()) {
-                    self.note(keep_name(undo, RENAMED, saved, to, from));
-                }
-                done
-            },
-        );
-        self.after(last, to);
-        done
+        self.take_name(RENAMED, to, from, call)
     }
 
     fn remove(&self, path: &Path, call: impl FnOnce() -> c_long) -> io::Result<c_long> {
+        self.take_name(UNLINKED, path, Path::new(""), call)
+    }
+
+    /// A name stands for another file from now on, or for none. The one that it stood for is kept.
+    fn take_name(
+        &self,
+        kind: u64,
+        path: &Path,
+        from: &Path,
+        call: impl FnOnce() -> c_long,
+    ) -> io::Result<c_long> {
         let last = self.before(NAME, path)?;
-        let done = self.keeping(
-            |_| Ok(()),
-            || {
-                let saved = self
-                    .undo
-                    .as_ref()
-                    .map(|undo| (undo, self.keep_file(undo, path)));
-                let done = system(call());
-                if let (Some((undo, saved @ 1..)), true) = (saved, done.is_ok()) {
-                    self.note(keep_name(undo, UNLINKED, saved, path, Path::new("")));
-                }
-                done
-            },
-        );
+        let made = || {
+            let undo = self.undo.as_ref();
+            let saved = undo.map(|undo| (undo, self.keep_file(undo, path)));
+            let done = system(call());
+            if let (Some((undo, saved)), true) = (saved, done.is_ok())
+                && (kind == RENAMED || saved > 0)
+            {
+                self.note(keep_name(undo, kind, saved, path, from));
+            }
+            done
+        };
+        let done = self.keeping(|_| Ok(()), made);
         self.after(last, path);
         done
     }
