@@ -35,16 +35,10 @@ impl World {
         let place = Place::take().await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout {
-            binary: binary::pennon().unwrap(),
-            directory: directory.path().to_owned(),
-            size: SIZE,
-            spares: 0,
-            clients: 1,
             snapshot_every: 20,
-            arguments: Vec::new(),
-            seed: 1,
             library: Some(Library::find(directory.path()).unwrap()),
             power: (0..SIZE).collect(),
+            ..Layout::plain(binary::pennon().unwrap(), directory.path().into(), SIZE)
         };
         let fleet = Arc::new(Fleet::new(layout, Recorder::default()).await.unwrap());
         let world = World {

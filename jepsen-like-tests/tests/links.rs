@@ -7,7 +7,6 @@
     reason = "helpers of tests fail by panicking"
 )]
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,18 +34,7 @@ impl World {
     async fn start() -> World {
         let place = Place::take().await.unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout {
-            binary: binary::pennon().unwrap(),
-            directory: directory.path().to_owned(),
-            size: SIZE,
-            spares: 0,
-            clients: 1,
-            snapshot_every: 1_000,
-            arguments: Vec::new(),
-            seed: 1,
-            library: None,
-            power: BTreeSet::new(),
-        };
+        let layout = Layout::plain(binary::pennon().unwrap(), directory.path().into(), SIZE);
         let fleet = Arc::new(Fleet::new(layout, Recorder::default()).await.unwrap());
         let mut watchers = JoinSet::new();
         for at in 0..SIZE {

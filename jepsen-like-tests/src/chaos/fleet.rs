@@ -94,6 +94,24 @@ pub struct Layout {
     pub power: BTreeSet<usize>,
 }
 
+impl Layout {
+    /// So many nodes and one client, with nothing between nodes and the system, and snapshots far apart.
+    pub fn plain(binary: PathBuf, directory: PathBuf, size: usize) -> Layout {
+        Layout {
+            binary,
+            directory,
+            size,
+            spares: 0,
+            clients: 1,
+            snapshot_every: 1_000,
+            arguments: Vec::new(),
+            seed: 1,
+            library: None,
+            power: BTreeSet::new(),
+        }
+    }
+}
+
 /// All nodes of a run. They are killed with it.
 #[derive(Debug)]
 pub struct Fleet {
