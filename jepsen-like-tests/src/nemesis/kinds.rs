@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::snapshots;
 use crate::failure::{Failure, Result};
 
 macro_rules! kinds {
@@ -202,6 +203,16 @@ impl Kind {
             self.family(),
             Family::Step | Family::Power | Family::Errors | Family::Clock
         )
+    }
+
+    /// How long one that lasts so long takes at most, from its beginning until it is seen that it acted: the
+    /// end of the run would cut it short. (What is seen at once, or goes on beyond the end, needs no more than
+    /// it lasts.)
+    pub(super) fn needs_max(self, lasts: Duration) -> Duration {
+        match self.family() {
+            Family::Snapshot => snapshots::NEEDS_MAX,
+            _ => lasts,
+        }
     }
 
     /// Draws how long one lasts; shorter in short runs.

@@ -58,7 +58,8 @@ pub struct Planned {
     pub lasts: Duration,
 }
 
-/// Draws the faults of a run: each kind once before any comes again.
+/// Draws the faults of a run: each kind once before any comes again. What a fault needs fits in before the
+/// end; where the run is too short for that, it is among the first.
 pub fn schedule(seed: u64, run: Duration, kinds: &[Kind]) -> Vec<Planned> {
     let mut random = StdRng::seed_from_u64(seed ^ 0x006e_656d_6573_6973);
     let mut planned = Vec::new();
@@ -69,23 +70,39 @@ pub fn schedule(seed: u64, run: Duration, kinds: &[Kind]) -> Vec<Planned> {
     let room = last.saturating_sub(FIRST).as_millis() as u64;
     // Every kind fits in, however short the run is; in a long one there is time to breathe.
     let gap = (room / kinds.len() as u64).clamp(50, 2_500);
-    let mut bag: Vec<Kind> = Vec::new();
-    for number in 1.. {
-        let slot = FIRST + Duration::from_millis(gap * (number - 1));
-        if slot >= last {
-            break;
+    let slots = (0..).map(|number| FIRST + Duration::from_millis(gap * number));
+    let slots: Vec<Duration> = slots.take_while(|slot| *slot < last).collect();
+    for (round, slots) in slots.chunks(kinds.len()).enumerate() {
+        let mut bag: Vec<(Kind, Duration)> = kinds
+            .iter()
+            .map(|kind| (*kind, kind.lasts(run, &mut random)))
+            .collect();
+        bag.shuffle(&mut random);
+        let mut within = || Duration::from_millis(random.random_range(0..gap));
+        let mut plan = |(kind, lasts), begins| {
+            planned.push(Planned {
+                number: 0,
+                kind,
+                begins,
+                lasts,
+            });
+        };
+        // From the last to the first: what fits late fits early, too.
+        for slot in slots.iter().rev() {
+            let begins = *slot + within();
+            let fits = |(kind, lasts): &(Kind, Duration)| begins + kind.needs_max(*lasts) <= run;
+            if let Some(at) = bag.iter().position(fits) {
+                plan(bag.swap_remove(at), begins);
+            }
         }
-        if bag.is_empty() {
-            bag = kinds.to_vec();
-            bag.shuffle(&mut random);
+        if round == 0 {
+            bag.into_iter()
+                .for_each(|left| plan(left, FIRST + within()));
         }
-        let Some(kind) = bag.pop() else { break };
-        planned.push(Planned {
-            number,
-            kind,
-            begins: slot + Duration::from_millis(random.random_range(0..gap)),
-            lasts: kind.lasts(run, &mut random),
-        });
+    }
+    planned.sort_by_key(|one| one.begins);
+    for (number, one) in (1..).zip(&mut planned) {
+        one.number = number;
     }
     planned
 }
@@ -383,5 +400,20 @@ mod tests {
             .collect();
         assert_eq!(kinds.len(), Kind::ALL.len());
         assert_eq!(schedule(7, run, &[]), []);
+    }
+
+    #[test]
+    fn what_a_fault_needs_fits_in_before_the_end_or_it_is_among_the_first() {
+        for (seed, run) in (0..200).flat_map(|seed| [10, 24, 60, 120, 300].map(|run| (seed, run))) {
+            let run = Duration::from_secs(run);
+            let planned = schedule(seed, run, Kind::ALL);
+            let kinds: BTreeSet<Kind> = planned.iter().map(|one| one.kind).collect();
+            assert_eq!(kinds.len(), Kind::ALL.len());
+            let gap = (run - 2 * FIRST) / u32::try_from(Kind::ALL.len()).unwrap();
+            for one in planned {
+                let fits = one.begins + one.kind.needs_max(one.lasts) <= run;
+                assert!(fits || one.begins < FIRST + gap, "{run:?}, {seed}: {one:?}");
+            }
+        }
     }
 }

@@ -18,6 +18,10 @@ const MORE: u64 = 200;
 const AWAY_MAX: Duration = Duration::from_secs(30);
 /// How long a snapshot may take to arrive, while other faults go on.
 const ARRIVES_MAX: Duration = Duration::from_secs(20);
+/// All of it, until it is seen whether it acted.
+pub(super) const NEEDS_MAX: Duration = TARGET_MAX
+    .saturating_add(AWAY_MAX)
+    .saturating_add(ARRIVES_MAX);
 /// Writes between two looks.
 const FILL: usize = 20;
 /// Longest wait for the answer to one of them.
