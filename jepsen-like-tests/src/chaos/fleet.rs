@@ -14,7 +14,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::casualties::Casualties;
 use crate::failure::{Failure, Result};
 use crate::history::{Event, NodeEvent, NodeStage, Recorder};
 use crate::http1::Call;
@@ -67,6 +69,8 @@ struct Inner {
     claimed: bool,
     /// Counts its starts.
     starts: u64,
+    /// When it is started again, if it ended by itself.
+    again: Option<Instant>,
 }
 
 /// How nodes are started.
@@ -124,8 +128,8 @@ pub struct Fleet {
     controls: BTreeMap<usize, Control>,
     /// Lines that a node wrote because of a fault that has it end.
     excused: Mutex<BTreeSet<String>>,
-    /// Nodes that ended although nobody ended them, in words.
-    casualties: Mutex<Vec<String>>,
+    /// Nodes that ended although nobody ended them.
+    casualties: Mutex<Casualties>,
 }
 
 /// The right to end, stop and start one node; given back when dropped.
@@ -182,6 +186,7 @@ impl Fleet {
                 state: State::Spare,
                 claimed: false,
                 starts: 0,
+                again: None,
             };
             members.push(Member {
                 name: name.clone(),
@@ -191,6 +196,7 @@ impl Fleet {
             });
         }
         let controls = controls(&layout, &names)?;
+        let casualties = Casualties::new(layout.seed);
         let fleet = Fleet {
             layout,
             members,
@@ -199,7 +205,7 @@ impl Fleet {
             leader: watch::channel(None).0,
             controls,
             excused: Mutex::default(),
-            casualties: Mutex::default(),
+            casualties: Mutex::new(casualties),
         };
         for at in 0..fleet.members.len() {
             fleet.describe(at, at >= fleet.layout.size);
@@ -301,11 +307,14 @@ impl Fleet {
         .collect()
     }
 
-    /// Nodes that should run, those that a fault has included.
+    /// Nodes that should run, those that a fault has and those that ended by themselves included.
     pub fn alive(&self) -> Vec<usize> {
         let all = 0..self.members.len();
-        all.filter(|at| self.inner(*at).state == State::Up)
-            .collect()
+        all.filter(|at| {
+            let inner = self.inner(*at);
+            inner.state == State::Up || inner.again.is_some()
+        })
+        .collect()
     }
 
     /// What was done with a node.
@@ -328,7 +337,11 @@ impl Fleet {
     /// # Errors
     /// When it runs, or the system does not start it.
     pub fn start(&self, at: usize) -> Result<()> {
-        let mut inner = self.inner(at);
+        self.start_with(at, &mut self.inner(at))
+    }
+
+    fn start_with(&self, at: usize, inner: &mut Inner) -> Result<()> {
+        inner.again = None;
         // Before the process: whatever it does comes after.
         self.note(at, NodeStage::Started);
         inner.process.start()?;
@@ -372,6 +385,7 @@ impl Fleet {
         }
         let led = self.leader().is_some_and(|leader| leader.at == at);
         inner.state = State::Down;
+        inner.again = None;
         drop(inner);
         self.forget(at);
         let how = how.into();
@@ -482,7 +496,9 @@ impl Fleet {
 
     /// Says that a node does not run and may: it was wiped, or it refused its data.
     pub fn set_state(&self, at: usize, state: State) {
-        self.inner(at).state = state;
+        let mut inner = self.inner(at);
+        inner.state = state;
+        inner.again = None;
     }
 
     /// What a node wrote so far, the end of it.
@@ -538,7 +554,7 @@ impl Fleet {
 
     /// What went wrong with processes by themselves.
     pub fn casualties(&self) -> Vec<String> {
-        self.dead().clone()
+        self.dead().lines()
     }
 
     /// Looks at one node again and again: whether it is ready, whether it leads, whether it still
@@ -558,6 +574,7 @@ impl Fleet {
             }
             if ready < starts && self.is_ready(at).await {
                 ready = starts;
+                self.dead().is_ready(at);
                 self.note(at, NodeStage::Ready);
             }
             let call = Call::get("/v1/cluster");
@@ -578,25 +595,27 @@ impl Fleet {
         self.ask(at, &Call::get("/readyz"), LOOK_MAX).await.is_ok()
     }
 
+    /// Notices a node that has ended by itself, and starts it again after a while: the run goes on with it.
     fn look_for_death(&self, at: usize) {
         let mut inner = self.inner(at);
-        if inner.state == State::Up && !inner.claimed && !inner.process.is_running() {
+        if inner.claimed {
+            return;
+        }
+        let name = &self.members[at].name;
+        if inner.state == State::Up && !inner.process.is_running() {
             inner.state = State::Down;
             let output = inner.process.output();
-            drop(inner);
             let last: Vec<&str> = output.lines().rev().take(5).collect();
             let last: Vec<&str> = last.into_iter().rev().collect();
-            let name = &self.members[at].name;
-            self.dead()
-                .push(format!("{name} ended by itself: {}", last.join(" | ")));
+            let pause = self.dead().ended(at, name, last.join(" | "));
+            inner.again = Some(Instant::now() + pause);
             self.forget(at);
             let how = "by itself".into();
             self.note(at, NodeStage::Ended { how, led: false });
-            // The run goes on with it; that it ended is remembered.
-            if let Err(why) = self.start(at) {
-                self.dead()
-                    .push(format!("{name} does not start again: {why}"));
-            }
+        } else if inner.again.is_some_and(|again| again <= Instant::now())
+            && let Err(why) = self.start_with(at, &mut inner)
+        {
+            self.dead().starts_not(name, why.to_string());
         }
     }
 
@@ -635,7 +654,7 @@ impl Fleet {
         inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dead(&self) -> MutexGuard<'_, Vec<String>> {
+    fn dead(&self) -> MutexGuard<'_, Casualties> {
         self.casualties
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -676,4 +695,36 @@ pub fn keep_binary(binary: &Path, directory: &Path) -> Result<PathBuf> {
         std::fs::copy(binary, &here)?;
     }
     Ok(here)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_refuses_to_start_is_tried_ever_more_rarely_and_is_one_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::plain("false".into(), directory.path().to_owned(), 1);
+        let fleet = Fleet::new(layout, Recorder::default()).await.unwrap();
+        fleet.start(0).unwrap();
+        for _ in 0..600 {
+            while fleet.process_id(0).is_some() {
+                std::thread::yield_now();
+            }
+            fleet.look_for_death(0);
+            assert_eq!(fleet.alive(), [0], "it should run");
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        let starts = fleet.starts(0);
+        assert!((30..80).contains(&starts), "{starts} starts in a minute");
+        let said = fleet.casualties();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains(&format!("{starts} times")), "{said:?}");
+        // Whoever mends everything waits for nothing.
+        while fleet.state(0) == State::Up {
+            fleet.look_for_death(0);
+        }
+        crate::chaos::finish::mend(&fleet).unwrap();
+        assert_eq!(fleet.starts(0), starts + 1);
+    }
 }

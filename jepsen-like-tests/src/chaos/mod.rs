@@ -10,6 +10,7 @@
 //! broken is mended before the end, and what does not come back then is a broken promise; history,
 //! logs and data are kept unless the verdict is valid.
 
+mod casualties;
 mod clients;
 pub mod finish;
 pub mod fleet;

@@ -66,7 +66,11 @@ async fn replace(act: &mut Act) -> Result<()> {
     };
     let fleet = &arena.fleet;
     let running = act.shuffled(fleet.alive());
-    let look = || running.iter().find_map(|at| fleet.claim(*at));
+    let look = || {
+        let free = fleet.free(State::Up);
+        let mut free = running.iter().filter(|at| free.contains(at));
+        free.find_map(|at| fleet.claim(*at))
+    };
     let claim = act.wait_for(TARGET_MAX, look).await;
     let claim = claim.ok_or_else(|| Failure::new("no node is free"))?;
     let at = claim.at;
