@@ -1,5 +1,5 @@
 //! How the tools of this crate run: the command line is read, the work is done on a runtime, and what
-//! came of it is the exit code.
+//! came of it is the exit code. (Simulations have runtimes of their own.)
 //!
 //! What must hold: the answer goes to standard output, everything else to standard error. Help exits
 //! with 0 and a wrong command line with 2, which is clap's doing.
@@ -28,6 +28,15 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// Does the work that the command line asks for, without a runtime, and says how it exits; with 2 when
+/// it cannot be done.
+pub fn run_here<C: Parser>(work: impl FnOnce(C) -> Result<ExitCode>) -> ExitCode {
+    work(C::parse()).unwrap_or_else(|why| {
+        say(format!("error: {why}"));
+        ExitCode::from(2)
+    })
 }
 
 /// Does the work that the command line asks for; exits with 0 when what was seen is valid, with 1 when

@@ -2,7 +2,8 @@
 //!
 //! Each seed runs in a process of its own, so that no run leaves anything to the next, and a seed
 //! that hangs or crashes is one seed. A line a seed, then what all of them covered; for each that
-//! failed, the command that repeats it. Exit 0: all valid; 1: one was not; 2: wrong usage.
+//! failed, the command that repeats it. Exit 0: all valid; 1: one was not; 2: wrong usage, or it cannot be
+//! run.
 
 mod many;
 mod settings;
@@ -11,34 +12,21 @@ mod shrink;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use jepsen_like_tests::say;
 use jepsen_like_tests::simulation::{Judgement, Options, Report, log_to, planned, run};
+use jepsen_like_tests::{Failure, Result, say, tool};
 
-use crate::settings::{Settings, USAGE};
+use crate::settings::Settings;
 
 fn main() -> ExitCode {
-    let settings = match Settings::read(std::env::args().skip(1)) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => {
-            say(USAGE);
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            say(format!("error: {why}\n{USAGE}"));
-            return ExitCode::from(2);
-        }
-    };
-    if settings.many {
-        return many::run(&settings);
-    }
-    if settings.shrink {
-        return shrink::run(&settings);
-    }
-    one(&settings)
+    tool::run_here(|settings: Settings| match settings.many() {
+        Some(seeds) => Ok(many::run(&settings, seeds)),
+        None if settings.shrink => Ok(shrink::run(&settings)),
+        None => one(&settings),
+    })
 }
 
-fn one(settings: &Settings) -> ExitCode {
-    let parameters = settings.parameters(settings.seeds.start);
+fn one(settings: &Settings) -> Result<ExitCode> {
+    let parameters = settings.parameters(settings.one());
     if let Some(control) = settings.control
         && !settings.machine
         && !settings.kept
@@ -53,7 +41,7 @@ fn one(settings: &Settings) -> ExitCode {
     }
     if settings.plan {
         planned(&parameters).iter().for_each(say);
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     if let Some(filter) = &settings.log {
         log_to(filter);
@@ -63,23 +51,16 @@ fn one(settings: &Settings) -> ExitCode {
         trace: settings.trace.clone(),
         without: settings.without.clone(),
     };
-    match run(&parameters, &options) {
-        Ok(report) => {
-            let took = began.elapsed().as_secs_f64();
-            match settings.machine {
-                true => many::hand_over(&report, took),
-                false => tell(parameters.seed, &report, took),
-            }
-            match report.judgement {
-                Judgement::Valid => ExitCode::SUCCESS,
-                Judgement::Invalid | Judgement::Unknown => ExitCode::FAILURE,
-            }
-        }
-        Err(why) => {
-            say(format!("error: {why}"));
-            ExitCode::from(2)
-        }
+    let report = run(&parameters, &options).map_err(Failure::new)?;
+    let took = began.elapsed().as_secs_f64();
+    match settings.machine {
+        true => many::hand_over(&report, took),
+        false => tell(parameters.seed, &report, took),
     }
+    Ok(match report.judgement {
+        Judgement::Valid => ExitCode::SUCCESS,
+        Judgement::Invalid | Judgement::Unknown => ExitCode::FAILURE,
+    })
 }
 
 fn tell(seed: u64, report: &Report, took: f64) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::ops::Range;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -144,17 +145,17 @@ impl Sum {
     }
 }
 
-/// Runs all seeds and sums them up.
-pub(crate) fn run(settings: &Settings) -> ExitCode {
+/// Runs all these seeds and sums them up.
+pub(crate) fn run(settings: &Settings, seeds: Range<u64>) -> ExitCode {
     let began = Instant::now();
-    let next = AtomicU64::new(settings.seeds.start);
+    let next = AtomicU64::new(seeds.start);
     let sum = Mutex::new(Sum::default());
     std::thread::scope(|scope| {
         for _ in 0..settings.jobs {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= settings.seeds.end {
+                    if seed >= seeds.end {
                         return;
                     }
                     let outcome = child(settings, seed, &settings.without);
@@ -170,7 +171,7 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
         }
     });
     let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
-    conclude(settings, &sum, began.elapsed().as_secs_f64())
+    conclude(seeds.end - seeds.start, &sum, began.elapsed().as_secs_f64())
 }
 
 fn show(settings: &Settings, seed: u64, outcome: &Outcome) {
@@ -192,10 +193,9 @@ fn show(settings: &Settings, seed: u64, outcome: &Outcome) {
     }
 }
 
-fn conclude(settings: &Settings, sum: &Sum, took: f64) -> ExitCode {
+fn conclude(seeds: u64, sum: &Sum, took: f64) -> ExitCode {
     say(format!(
-        "\n{} seeds: {} valid, {} invalid, {} unknown; {} simulated hours in {took:.0} s",
-        settings.seeds.end - settings.seeds.start,
+        "\n{seeds} seeds: {} valid, {} invalid, {} unknown; {} simulated hours in {took:.0} s",
         sum.valid,
         sum.invalid.len(),
         sum.unknown.len(),

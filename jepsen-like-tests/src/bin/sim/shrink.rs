@@ -10,7 +10,7 @@ use crate::many::child;
 use crate::settings::Settings;
 
 pub(crate) fn run(settings: &Settings) -> ExitCode {
-    let seed = settings.seeds.start;
+    let seed = settings.one();
     let plan = planned(&settings.parameters(seed));
     let fails = |kept: &[usize]| {
         let without: Vec<usize> = (0..plan.len()).filter(|at| !kept.contains(at)).collect();
