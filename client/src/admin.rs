@@ -6,11 +6,18 @@
 //! happened comes back; an answer takes at most 160 times its length while it is read;
 //! nothing here is on the evaluation path.
 //!
-//! Left out: when a request is tried again (`attempts.rs`), paths and shapes (`objects.rs`).
+//! Left out: when a request is tried again (`attempts.rs`), paths and shapes (`objects.rs`), lists in
+//! pages (`pages.rs`), what was (`history.rs`, `audit.rs`), what a node decides (`evaluate.rs`), who
+//! is there (`cluster.rs`), files (`download.rs`).
 
 mod attempts;
+mod audit;
+mod cluster;
 mod download;
+mod evaluate;
+mod history;
 mod objects;
+mod pages;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,14 +31,22 @@ use http::{HeaderMap, HeaderValue, Method};
 use pennon_evaluator::Version;
 use pennon_evaluator::wire::{HEADER_NODE, HEADER_STALENESS_MS};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::attempts::{Limits, Pool, RawAnswer, Repeat};
 use crate::endpoint::{Connector, Endpoint};
 use crate::error::Error;
 use crate::http1::{self, Outgoing};
 
-pub use self::objects::{Change, Collection, Expected, List, Object, Resource, Written};
+pub use self::audit::{Audit, AuditFilter, AuditLine, Moment};
+pub use self::cluster::{Cluster, Member, Role};
+pub use self::evaluate::{Evaluation, EvaluationList};
+pub use self::history::{History, HistoryLine, Op, Replaced};
+pub use self::objects::{
+    Change, ChangeWritten, ChangesWritten, Collection, Expected, Kind, List, Object, Resource,
+    Written,
+};
+pub use self::pages::{Page, Pages};
 
 /// The header under which a write is known when it comes again.
 pub const HEADER_IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -221,6 +236,18 @@ impl Admin {
             .await
     }
 
+    /// Asks something that changes nothing, whatever the method.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, Error> {
+        let outgoing = self.outgoing(method, path, HeaderMap::new(), body)?;
+        let answer = self.pool.send(&outgoing, Repeat::Safe, self.limits);
+        self.read(self.accepted(answer.await?)?)
+    }
+
     async fn exchange<T>(
         &self,
         method: Method,
@@ -335,7 +362,7 @@ impl Admin {
         self.typed(Method::GET, &path, HeaderMap::new(), None).await
     }
 
-    /// Lists objects, one page.
+    /// Lists objects by key: the first thousand. [`Admin::pages`] goes on from there.
     ///
     /// # Errors
     /// As [`Admin::request`].
@@ -394,46 +421,32 @@ impl Admin {
             .await
     }
 
-    /// Makes changes that happen together or not at all.
+    /// Makes changes that happen together or not at all, in several environments if need be.
     ///
     /// # Errors
-    /// `is_conflict()` when one of the expectations does not hold, or as [`Admin::request`].
-    pub async fn changes(&self, changes: &[Change]) -> Result<Answer, Error> {
+    /// `is_conflict()` when one of the expectations does not hold, `is_not_found()` when something is
+    /// to be deleted that is not there, `is_invalid()` when a value is not valid or the list is empty,
+    /// or as [`Admin::request`]. Nothing of it happened then.
+    ///
+    /// ```no_run
+    /// # async fn example(admin: pennon_client::admin::Admin) -> Result<(), pennon_client::Error> {
+    /// use pennon_client::Version;
+    /// use pennon_client::admin::{Change, Resource};
+    /// let on = serde_json::json!({"enabled": true, "default": {"variant": "on"}});
+    /// let put = |environment: &str| Change::put(Resource::policy(environment, "dark"), on.clone());
+    /// let written = admin.changes(&[put("staging"), put("production")]).await?;
+    /// println!("both at version {}", written.version);
+    /// // Refused, both: one of them exists by now.
+    /// let again = [put("staging"), put("production").expecting(Version::ZERO)];
+    /// assert!(admin.changes(&again).await.is_err_and(|error| error.is_conflict()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn changes(&self, changes: &[Change]) -> Result<ChangesWritten, Error> {
         let body = Value::Array(changes.iter().map(Change::to_json).collect());
-        let answer = self.request(Method::POST, "/v1/changes", HeaderMap::new(), Some(&body));
-        answer.await
-    }
-
-    /// Asks a node to evaluate one flag, or all when none is named. For checking; applications
-    /// use [`crate::Client`].
-    ///
-    /// # Errors
-    /// As [`Admin::request`].
-    pub async fn evaluate(
-        &self,
-        environment: &str,
-        flag: Option<&str>,
-        subject_key: &str,
-        attributes: &Value,
-    ) -> Result<Answer, Error> {
-        let mut path = format!("/v1/environments/{}/evaluate", http1::segment(environment));
-        if let Some(flag) = flag {
-            path.push_str(&format!("/{}", http1::segment(flag)));
-        }
-        let body = json!({"subject_key": subject_key, "attributes": attributes});
-        // It changes nothing, although it is a POST.
-        let outgoing = self.outgoing(Method::POST, &path, HeaderMap::new(), Some(&body))?;
-        let answer = self.pool.send(&outgoing, Repeat::Safe, self.limits);
-        Ok(self.answer(self.accepted(answer.await?)?))
-    }
-
-    /// Reads who is in the cluster and how they are.
-    ///
-    /// # Errors
-    /// As [`Admin::request`].
-    pub async fn cluster(&self) -> Result<Answer, Error> {
-        let answer = self.request(Method::GET, "/v1/cluster", HeaderMap::new(), None);
-        answer.await
+        let headers = HeaderMap::new();
+        self.typed(Method::POST, "/v1/changes", headers, Some(&body))
+            .await
     }
 }
 
@@ -489,31 +502,44 @@ mod tests {
     #[test]
     fn a_read_answer_takes_a_multiple_of_its_length() {
         let admin = Admin::new(["http://n1:1"], None, Arc::new(crate::TcpConnector)).unwrap();
+        let decided = r#""updated_at":"t","updated_by":"a""#;
         for value in swollen() {
             let object = format!(r#"{{"key":"f","version":7,"value":{value}}}"#);
-            let list = format!(r#"{{"items":[{object}],"version":7}}"#);
+            let line = format!(
+                r#"{{"kind":"flag","key":"f","version":7,{decided},"before":{value},"value":{value},
+                    "after":{value}}}"#
+            );
+            let evaluation = format!(
+                r#"{{"flag":"f","enabled":true,"value":{value},"config_version":7,"reason":"SPLIT",
+                    "detail":{value}}}"#
+            );
+            let list = |item: &str| format!(r#"{{"items":[{item}],"version":7}}"#);
             let problem = format!(r#"{{"detail":"d","current":{value}}}"#);
-            for (status, body) in [(200, object), (200, list), (409, problem)] {
-                let raw = RawAnswer {
-                    status: StatusCode::from_u16(status).unwrap(),
-                    headers: HeaderMap::new(),
-                    body: Bytes::from(body),
-                    endpoint: 0,
-                };
-                bounded(&raw, |raw| {
-                    drop(admin.accepted(raw).map(|raw| admin.answer(raw)))
-                });
-                bounded(&raw, |raw| {
-                    drop(
-                        admin
-                            .accepted(raw)
-                            .and_then(|raw| admin.read::<Object>(raw)),
-                    )
-                });
-                bounded(&raw, |raw| {
-                    drop(admin.accepted(raw).and_then(|raw| admin.read::<List>(raw)))
-                });
-            }
+            bounded_as::<Object>(&admin, 200, &object);
+            bounded_as::<List>(&admin, 200, &list(&object));
+            bounded_as::<History>(&admin, 200, &list(&line));
+            bounded_as::<Audit>(&admin, 200, &list(&line));
+            bounded_as::<Evaluation>(&admin, 200, &evaluation);
+            bounded_as::<EvaluationList>(&admin, 200, &list(&evaluation));
+            bounded_as::<Object>(&admin, 409, &problem);
         }
+    }
+
+    /// Reads an answer as JSON and as a type.
+    #[track_caller]
+    fn bounded_as<T: DeserializeOwned>(admin: &Admin, status: u16, body: &str) {
+        let raw = RawAnswer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: Bytes::from(body.to_owned()),
+            endpoint: 0,
+        };
+        bounded(&raw, |raw| {
+            drop(admin.accepted(raw).map(|raw| admin.answer(raw)))
+        });
+        bounded(&raw, |raw| {
+            let read = admin.accepted(raw).and_then(|raw| admin.read::<T>(raw));
+            assert_eq!(read.is_ok(), status < 400, "{:?}", read.err());
+        });
     }
 }

@@ -114,6 +114,12 @@ impl Error {
         self.inner.status == Some(StatusCode::NOT_FOUND)
     }
 
+    /// Whether an object was asked for as of a version that the history does not go back to, so that
+    /// nobody knows what it was. [`Error::oldest_version`] says what can be asked instead.
+    pub fn is_not_retained(&self) -> bool {
+        self.slug() == "not-retained"
+    }
+
     /// Whether the token is missing, unknown or not allowed to do this.
     pub fn is_denied(&self) -> bool {
         matches!(
@@ -122,14 +128,18 @@ impl Error {
         )
     }
 
-    /// Whether the request itself was wrong: its shape, its values, or what refers to what.
+    /// Whether the request itself was wrong: its shape, its length, its values, or what refers to what.
     pub fn is_invalid(&self) -> bool {
         matches!(
             self.slug(),
             "validation" | "reference-in-use" | "precondition-required" | "idempotency-mismatch"
         ) || matches!(
             self.inner.status,
-            Some(StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
+            Some(
+                StatusCode::BAD_REQUEST
+                    | StatusCode::UNPROCESSABLE_ENTITY
+                    | StatusCode::PAYLOAD_TOO_LARGE
+            )
         )
     }
 
@@ -191,6 +201,18 @@ impl Error {
         self.problem().map_or("", Problem::slug)
     }
 
+    /// Returns the oldest version as of which the object can be read, when what was asked for is not
+    /// kept any more: see [`Error::is_not_retained`]. `None` when nothing of it is kept.
+    pub fn oldest_version(&self) -> Option<Version> {
+        self.version_in("oldest_version")
+    }
+
+    /// Returns the version that deleted the object, when it was asked for as of a version at which it
+    /// was deleted. At the version before, it was there.
+    pub fn deleted_version(&self) -> Option<Version> {
+        self.version_in("deleted_version")
+    }
+
     /// Returns the endpoint that was talked to, if it was one.
     pub fn endpoint(&self) -> Option<&str> {
         self.inner.endpoint.as_deref()
@@ -204,6 +226,10 @@ impl Error {
 
 /// How the crate makes errors.
 impl Error {
+    fn version_in(&self, field: &str) -> Option<Version> {
+        Version::new(self.problem()?.field(field)?.as_u64()?)
+    }
+
     fn new(kind: Kind, message: String) -> Error {
         let inner = Inner {
             kind,
@@ -341,18 +367,35 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_says_what_can_be_asked_instead() {
+        let body = br#"{"type":"/problems/not-retained","at":3,"oldest_version":7}"#;
+        let error = Error::refused(StatusCode::GONE, None, body);
+        assert_eq!(error.oldest_version(), Version::new(7));
+        assert_eq!(error.deleted_version(), None);
+        let body = br#"{"type":"/problems/not-found","deleted_version":9}"#;
+        let error = Error::refused(StatusCode::NOT_FOUND, None, body);
+        assert_eq!(error.deleted_version(), Version::new(9));
+        let body = br#"{"type":"/problems/not-retained","oldest_version":"7"}"#;
+        let error = Error::refused(StatusCode::GONE, None, body);
+        assert_eq!(error.oldest_version(), None, "no whole number");
+    }
+
+    #[test]
     fn questions_follow_status_and_slug() {
         let refused = |status: u16, slug: &str| {
             let body = format!(r#"{{"type":"/problems/{slug}"}}"#);
             Error::refused(StatusCode::from_u16(status).unwrap(), None, body.as_bytes())
         };
         assert!(refused(404, "not-found").is_not_found());
+        assert!(refused(410, "not-retained").is_not_retained());
+        assert!(!refused(410, "not-retained").is_not_found());
         assert!(refused(403, "forbidden").is_denied());
         assert!(refused(503, "no-quorum").is_unreachable());
         assert!(refused(503, "no-quorum").is_retryable());
         assert!(refused(503, "not-fresh-enough").is_not_fresh_enough());
         assert!(refused(409, "reference-in-use").is_invalid());
         assert!(refused(422, "idempotency-mismatch").is_invalid());
+        assert!(refused(413, "too-large").is_invalid());
         assert!(!refused(500, "").is_retryable());
     }
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 use common::net::{Door, Net, Request, Requests};
 use common::states::version;
 use http::{HeaderMap, Method};
-use pennon_client::Error;
-use pennon_client::admin::{Admin, Change, Collection, Expected, Resource};
+use pennon_client::admin::{Admin, AuditFilter, Change, Collection, Expected, Resource};
+use pennon_client::{Error, Freshness, Subject};
 use serde_json::{Value, json};
 
+const CLUSTER: &str = r#"{"cluster_id":"c","leader":1,"term":1,"version":9,"failure_tolerance":0,
+    "verdict":"healthy","members":[]}"#;
 const WRITTEN: &str = r#"{"key":"dark","version":12,"previous_version":9}"#;
 
 fn admin(net: &Net, nodes: &[&str]) -> Admin {
@@ -91,22 +93,18 @@ async fn typed_requests_have_the_paths_and_preconditions_of_the_contract() {
             serde_json::from_slice::<Value>(&request.body).unwrap(),
             expected
         );
-        let headers = [
-            ("pennon-version", "12"),
-            ("pennon-node", "n1"),
-            ("etag", "\"12\""),
-        ];
-        request.json(200, &headers, r#"{"version":12}"#);
+        let results =
+            r#"[{"op":"delete","kind":"flag","key":"f","version":12,"previous_version":3}]"#;
+        let body = format!(r#"{{"version":12,"results":{results}}}"#);
+        request.json(200, &[], &body);
     });
-    let answer = changed.await.unwrap();
+    let written = changed.await.unwrap();
+    let result = &written.results[0];
     assert_eq!(
-        (answer.version(), answer.node()),
-        (Some(version(12)), Some("n1"))
+        (written.version, result.version, result.previous_version),
+        (version(12), version(12), Some(version(3)))
     );
-    assert_eq!(
-        (answer.etag(), answer.body()["version"].as_u64()),
-        (Some("\"12\""), Some(12))
-    );
+    assert_eq!(result.resource(), Some(Resource::flag("f")));
 
     let listed = during(admin.list(&Collection::Flags), async || {
         let request = next(&mut requests).await;
@@ -288,17 +286,32 @@ async fn a_read_goes_to_the_next_node_when_one_is_away_or_has_no_leader() {
         second.problem(503, "no-quorum", "no leader");
         let third = next(&mut requests).await;
         assert_eq!(third.node, "n3:3");
-        third.json(200, &[], "{}");
+        let headers = [
+            ("pennon-version", "12"),
+            ("pennon-node", "n3"),
+            ("pennon-staleness-ms", "40"),
+            ("etag", "\"12\""),
+        ];
+        third.json(200, &headers, r#"{"any": 1}"#);
     });
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.endpoint().unwrap().authority(), "n3:3");
     assert_eq!(
-        answer.await.unwrap().endpoint().unwrap().authority(),
-        "n3:3"
+        (answer.version(), answer.node(), answer.etag()),
+        (Some(version(12)), Some("n3"), Some("\"12\""))
+    );
+    assert_eq!(
+        (answer.staleness(), &answer.body()["any"]),
+        (Some(Duration::from_millis(40)), &json!(1))
     );
     // The node that answered is asked first from now on.
     let again = during(admin.cluster(), async || {
         let request = next(&mut requests).await;
-        assert_eq!(request.node, "n3:3");
-        request.json(200, &[], "{}");
+        assert_eq!(
+            (request.node.as_str(), request.path.as_str()),
+            ("n3:3", "/v1/cluster")
+        );
+        request.json(200, &[], CLUSTER);
     });
     again.await.unwrap();
 }
@@ -315,7 +328,7 @@ async fn connections_are_kept_while_the_node_keeps_them() {
         (&[][..], 2),
     ] {
         let answer = during(admin.cluster(), async || {
-            next(&mut requests).await.json(200, headers, "{}");
+            next(&mut requests).await.json(200, headers, CLUSTER);
         });
         answer.await.unwrap();
         assert_eq!(net.opened(), opened);
@@ -326,22 +339,36 @@ async fn connections_are_kept_while_the_node_keeps_them() {
 async fn an_evaluation_over_http_is_a_read() {
     let (net, mut requests) = Net::new();
     let admin = admin(&net, &["n1:1", "n2:2"]);
-    let attributes = json!({"country": "DE"});
-    let asking = admin.evaluate("prod", Some("dark"), "user-42", &attributes);
+    let subject = Subject::new("user-42").with("country", "DE");
+    let asking = admin.evaluate("prod", "web/dark", &subject);
     let answer = during(asking, async || {
         let first = next(&mut requests).await;
         assert!(!first.headers.contains_key("idempotency-key"));
         first.cut();
         let second = next(&mut requests).await;
-        assert_eq!(second.path, "/v1/environments/prod/evaluate/dark");
+        assert_eq!(second.path, "/v1/environments/prod/evaluate/web%2Fdark");
         let body: Value = serde_json::from_slice(&second.body).unwrap();
         assert_eq!(
             body,
             json!({"subject_key": "user-42", "attributes": {"country": "DE"}})
         );
-        second.json(200, &[], r#"{"variant":"on"}"#);
+        let answer = r#"{"flag":"web/dark","enabled":true,"variant":"on","value":true,
+            "config_version":7,"reason":"STATIC","snapshot_version":9,"freshness":"FRESH"}"#;
+        second.json(200, &[], answer);
     });
-    assert_eq!(answer.await.unwrap().body()["variant"], "on");
+    let answer = answer.await.unwrap();
+    assert_eq!(
+        (answer.variant.as_deref(), answer.freshness),
+        (Some("on"), Freshness::Fresh)
+    );
+    // Whatever becomes of it, nothing was written.
+    let asking = admin.evaluate("prod", "dark", &subject);
+    let error = during(asking, async || {
+        next(&mut requests).await.json(200, &[], "<html>");
+    });
+    let error = error.await.unwrap_err();
+    assert!(!error.outcome_unknown(), "{error}");
+    assert_eq!(error.idempotency_key(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -423,4 +450,101 @@ async fn a_status_that_nobody_knows_is_no_success() {
         assert!(!error.outcome_unknown(), "{error}");
         assert_eq!(error.status(), Some(status));
     }
+}
+
+fn page(keys: &[&str], at: u64, next: Option<&str>) -> String {
+    let items = keys
+        .iter()
+        .map(|key| json!({"key": key, "version": 3, "value": {}}));
+    let mut page = json!({"items": items.collect::<Vec<_>>(), "version": at});
+    if let Some(next) = next {
+        page["next"] = json!(next);
+    }
+    page.to_string()
+}
+
+/// Answers the next request with a page, and returns what its query was, sorted.
+async fn page_of(requests: &mut Requests, body: &str) -> String {
+    let request = next(requests).await;
+    let query = request.query.iter();
+    let query: Vec<String> = query
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    request.json(200, &[], body);
+    query.join("&")
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_follow_each_other_and_a_failed_one_comes_again() {
+    let (net, mut requests) = Net::new();
+    let admin = admin(&net, &["n1:1"]).with_attempts_max(1);
+    let mut flags = admin.pages(&Collection::Flags).page_len(2);
+    assert!(!flags.is_done() && flags.place().is_none());
+    let first = during(flags.next(), async || {
+        let query = page_of(&mut requests, &page(&["a", "b/1"], 9, Some("b/1"))).await;
+        assert_eq!(query, "limit=2");
+    });
+    assert_eq!(first.await.unwrap().unwrap().items.len(), 2);
+    assert_eq!(flags.place(), Some("b/1"));
+
+    let failed = during(flags.next(), async || next(&mut requests).await.cut());
+    assert!(failed.await.unwrap_err().is_retryable());
+    assert_eq!(flags.place(), Some("b/1"));
+
+    let second = during(flags.next(), async || {
+        let query = page_of(&mut requests, &page(&["c"], 12, None)).await;
+        // Not older than the first, whichever node answers.
+        assert_eq!(query, "after=b%2F1&limit=2&min_version=9");
+    });
+    assert_eq!(second.await.unwrap().unwrap().version, version(12));
+    assert!(flags.is_done() && flags.place().is_none());
+    // Nothing is asked any more.
+    assert!(flags.next().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_of_a_call_that_failed_come_again_and_none_is_lost() {
+    let (net, mut requests) = Net::new();
+    let admin = admin(&net, &["n1:1"]).with_attempts_max(1);
+    let mut flags = admin.pages(&Collection::Flags);
+    let failed = during(flags.items(100), async || {
+        page_of(&mut requests, &page(&["a"], 9, Some("a"))).await;
+        next(&mut requests).await.cut();
+    });
+    assert!(failed.await.is_err());
+    let some = during(flags.items(2), async || {
+        assert_eq!(
+            page_of(&mut requests, &page(&["a"], 9, Some("a"))).await,
+            ""
+        );
+        page_of(&mut requests, &page(&[], 9, Some("aa"))).await;
+        page_of(&mut requests, &page(&["b", "c"], 9, Some("c"))).await;
+    });
+    let keys = |items: &[pennon_client::admin::Object]| {
+        let keys = items.iter().map(|item| item.key.as_str());
+        keys.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(keys(&some.await.unwrap()), "a b c");
+    // Enough is there without a request.
+    assert!(flags.items(0).await.unwrap().is_empty());
+    let rest = during(flags.items(100), async || {
+        let query = page_of(&mut requests, &page(&["d"], 9, None)).await;
+        assert_eq!(query, "after=c&min_version=9");
+    });
+    assert_eq!(keys(&rest.await.unwrap()), "d");
+    assert!(flags.items(100).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_would_have_us_turn_in_a_circle_is_an_error() {
+    let (net, mut requests) = Net::new();
+    let admin = admin(&net, &["n1:1"]);
+    let filter = AuditFilter::new().by("a b").before(version(7));
+    let mut audit = admin.audit(&filter);
+    let circle = during(audit.items(100), async || {
+        let query = page_of(&mut requests, &page(&[], 9, Some("7"))).await;
+        assert_eq!(query, "actor=a%20b&before=7");
+    });
+    let error = circle.await.unwrap_err();
+    assert!(error.to_string().contains("the one just read"), "{error}");
 }

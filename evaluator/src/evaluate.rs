@@ -242,6 +242,19 @@ impl Reason {
             Reason::Static => "STATIC",
         }
     }
+
+    /// Returns the reason of a word that [`Reason::as_str`] gives.
+    ///
+    /// ```
+    /// use pennon_evaluator::Reason;
+    /// assert_eq!(Reason::named("SPLIT"), Some(Reason::Split));
+    /// assert_eq!(Reason::named("split"), None);
+    /// ```
+    pub fn named(word: &str) -> Option<Reason> {
+        Reason::ALL
+            .into_iter()
+            .find(|reason| reason.as_str() == word)
+    }
 }
 
 impl fmt::Display for Reason {

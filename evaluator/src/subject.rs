@@ -116,6 +116,20 @@ impl Subject {
         found.ok().map(|n| &self.entries[n].value)
     }
 
+    /// Returns every attribute that was set, by name.
+    ///
+    /// ```
+    /// use pennon_evaluator::Subject;
+    /// let user = Subject::new("user-42").with("country", "DE").with("age", 42);
+    /// let names: Vec<&str> = user.attributes().map(|(name, _)| name).collect();
+    /// assert_eq!(names, ["age", "country"]);
+    /// ```
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &Attribute)> {
+        self.entries
+            .iter()
+            .map(|entry| (entry.name.as_str(), &entry.value))
+    }
+
     /// Makes a subject from a JSON object of attributes, within the default [`Limits`].
     ///
     /// # Errors

@@ -153,7 +153,7 @@ async fn eighty_real_gates_hold_at_every_release_also_after_the_leader_is_killed
             .iter()
             .flat_map(|gate| [flag(gate), policy(gate)])
             .collect();
-        version = admin.changes(&changes).await.unwrap().version().unwrap();
+        version = admin.changes(&changes).await.unwrap().version;
     }
     let client = Client::builder(cluster.urls())
         .environment(ENVIRONMENT)

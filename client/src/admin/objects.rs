@@ -5,6 +5,8 @@
 //!
 //! Left out: what the values mean. They are JSON as people write it, checked by the node.
 
+use std::fmt;
+
 use pennon_evaluator::Version;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
@@ -153,15 +155,89 @@ impl Resource {
         }
     }
 
-    fn kind(&self) -> &'static str {
+    /// Returns its kind.
+    pub fn kind(&self) -> Kind {
         match self {
-            Resource::Flag { .. } => "flag",
-            Resource::Environment { .. } => "environment",
-            Resource::Policy { .. } => "policy",
-            Resource::Segment { .. } => "segment",
-            Resource::Application { .. } => "application",
-            Resource::Setting { .. } => "setting",
+            Resource::Flag { .. } => Kind::Flag,
+            Resource::Environment { .. } => Kind::Environment,
+            Resource::Policy { .. } => Kind::Policy,
+            Resource::Segment { .. } => Kind::Segment,
+            Resource::Application { .. } => Kind::Application,
+            Resource::Setting { .. } => Kind::Setting,
         }
+    }
+
+    /// Returns the environment that it is in, if its kind lives in one.
+    pub fn scope(&self) -> Option<&str> {
+        match self {
+            Resource::Policy { environment, .. } | Resource::Segment { environment, .. } => {
+                Some(environment)
+            }
+            _ => None,
+        }
+    }
+
+    /// Names what a node names by three words; `None` for a kind that this release does not know.
+    pub(super) fn named(kind: &str, environment: Option<&str>, key: &str) -> Option<Resource> {
+        Some(match Kind::named(kind)? {
+            Kind::Flag => Resource::flag(key),
+            Kind::Environment => Resource::environment(key),
+            Kind::Policy => Resource::policy(environment?, key),
+            Kind::Segment => Resource::segment(environment?, key),
+            Kind::Application => Resource::application(key),
+            Kind::Setting => Resource::setting(key),
+        })
+    }
+}
+
+/// The kinds of ground state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// FlagConfigs.
+    Flag,
+    /// Environments.
+    Environment,
+    /// TargetingPolicies of flags.
+    Policy,
+    /// TargetingPolicies of segments.
+    Segment,
+    /// Applications.
+    Application,
+    /// Settings of the whole cluster.
+    Setting,
+}
+
+impl Kind {
+    const ALL: [Kind; 6] = [
+        Kind::Flag,
+        Kind::Environment,
+        Kind::Policy,
+        Kind::Segment,
+        Kind::Application,
+        Kind::Setting,
+    ];
+
+    /// Returns the word that nodes say: `flag`, `environment`, `policy`, `segment`, `application`
+    /// or `setting`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Flag => "flag",
+            Kind::Environment => "environment",
+            Kind::Policy => "policy",
+            Kind::Segment => "segment",
+            Kind::Application => "application",
+            Kind::Setting => "setting",
+        }
+    }
+
+    fn named(word: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -259,10 +335,8 @@ impl Change {
             "delete"
         };
         let resource = &self.resource;
-        let mut change = json!({"op": op, "kind": resource.kind(), "key": resource.key()});
-        if let Resource::Policy { environment, .. } | Resource::Segment { environment, .. } =
-            resource
-        {
+        let mut change = json!({"op": op, "kind": resource.kind().as_str(), "key": resource.key()});
+        if let Some(environment) = resource.scope() {
             change["environment"] = json!(environment);
         }
         if let Some(value) = &self.value {
@@ -318,8 +392,42 @@ pub struct Written {
     pub previous_version: Option<Version>,
 }
 
+/// What a change set did: everything in it, at one version.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ChangesWritten {
+    /// The version that all of it happened at.
+    pub version: Version,
+    /// What became of each object, in the order of the request.
+    #[serde(default)]
+    pub results: Vec<ChangeWritten>,
+}
+
+/// What a change set did to one object.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ChangeWritten {
+    /// The kind of the object, as the node says it; see [`ChangeWritten::resource`].
+    pub kind: String,
+    /// The environment it is in, if its kind lives in one.
+    #[serde(default)]
+    pub environment: Option<String>,
+    /// Its key.
+    pub key: String,
+    /// Its version from now on, or the version of the write that deleted it.
+    pub version: Version,
+    /// Its version before, if it existed.
+    #[serde(default)]
+    pub previous_version: Option<Version>,
+}
+
+impl ChangeWritten {
+    /// Returns the object; `None` for a kind that this release of the client does not know.
+    pub fn resource(&self) -> Option<Resource> {
+        Resource::named(&self.kind, self.environment.as_deref(), &self.key)
+    }
+}
+
 /// Takes text as it is and anything else as JSON text: it is only ever shown.
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(match Option::<Value>::deserialize(deserializer)? {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text),

@@ -15,6 +15,9 @@ use super::signals::Signals;
 use super::terminal::{Cell, Paint, shown};
 use super::write::encoded;
 
+/// What is shown is read here, with whatever the node says; what is acted on is typed.
+const PATH: &str = "/v1/cluster";
+
 /// Digits of a digest in the table: enough to see that two differ.
 const DIGEST_CHARS: usize = 8;
 
@@ -151,28 +154,16 @@ async fn show_change(asking: &Asking, method: Method, path: &str) -> Result<(), 
 
 /// A vote for the new one, then the old one goes: at no time are there fewer voters than before.
 async fn replace(asking: &Asking, args: &ReplaceArgs) -> Result<(), Failure> {
-    let cluster = asking.admin.cluster().await?.into_body();
-    if member_in(&cluster, &args.old).is_none() {
+    if asking.admin.cluster().await?.member(&args.old).is_none() {
         let text = format!("no member is called {}", args.old);
         return Err(Failure::new(Exit::NotFound, text));
     }
     caught_up(asking, &args.new, args.within).await?;
-    let is_voter = |one: &Value| one["voter"] == true;
-    let now = asking.admin.cluster().await?.into_body();
-    if !member_in(&now, &args.new).is_some_and(is_voter) {
+    let now = asking.admin.cluster().await?;
+    if !now.member(&args.new).is_some_and(|member| member.voter) {
         change(asking, Method::POST, &args.new, ":promote").await?;
     }
     change(asking, Method::DELETE, &args.old, "").await
-}
-
-fn member_in<'a>(cluster: &'a Value, name: &str) -> Option<&'a Value> {
-    let members = cluster["members"].as_array()?;
-    let by_name = members.iter().find(|one| one["name"] == name);
-    by_name.or_else(|| {
-        members
-            .iter()
-            .find(|one| one["id"].as_u64().is_some_and(|id| Ok(id) == name.parse()))
-    })
 }
 
 /// Waits until a member is there and has what the others have; says how far it is.
@@ -181,17 +172,17 @@ async fn caught_up(asking: &Asking, name: &str, within: Duration) -> Result<(), 
     let mut signals = Signals::take()?;
     let mut said = String::new();
     loop {
-        let cluster = asking.admin.cluster().await?.into_body();
-        let now = match member_in(&cluster, name) {
+        let cluster = asking.admin.cluster().await?;
+        let now = match cluster.member(name) {
             None => format!("waiting for {name}: start it with --learner and --join"),
-            Some(member) => match (member["answers"].as_bool(), member["lag"].as_u64()) {
-                (Some(true), Some(lag)) if lag <= LAG_USUAL => return Ok(()),
-                (Some(true), Some(lag)) => {
-                    let all = cluster["version"].as_u64().unwrap_or_default().max(1);
+            Some(member) => match member.lag.filter(|_| member.answers) {
+                Some(lag) if lag <= LAG_USUAL => return Ok(()),
+                Some(lag) => {
+                    let all = cluster.version.get().max(1);
                     let part = 100 - (lag.min(all) * 100).div_ceil(all);
                     format!("{name} catches up: {part} %, {lag} versions behind")
                 }
-                _ => format!("{name} does not answer yet"),
+                None => format!("{name} does not answer yet"),
             },
         };
         if now != said {
@@ -209,7 +200,7 @@ async fn caught_up(asking: &Asking, name: &str, within: Duration) -> Result<(), 
 }
 
 async fn once(asking: &Asking) -> Result<(), Failure> {
-    let cluster = asking.admin.cluster().await?.into_body();
+    let cluster = asking.read(PATH).await?;
     match asking.terminal.is_table() {
         true => asking.terminal.line(screen(asking, &cluster))?,
         false => asking.terminal.value(&cluster)?,
@@ -231,12 +222,12 @@ async fn watch(asking: &Asking, interval: Duration) -> Result<(), Failure> {
         }
         let answer = tokio::select! {
             _ = signals.next() => return Ok(()),
-            answer = asking.admin.cluster() => answer,
+            answer = asking.read(PATH) => answer,
         };
         match answer {
-            Ok(answer) if !asking.terminal.is_table() => asking.terminal.item(answer.body())?,
-            Ok(answer) => redraw(asking, &screen(asking, answer.body()))?,
-            Err(error) => redraw(asking, &Failure::from(error).text())?,
+            Ok(cluster) if !asking.terminal.is_table() => asking.terminal.item(&cluster)?,
+            Ok(cluster) => redraw(asking, &screen(asking, &cluster))?,
+            Err(failure) => redraw(asking, &failure.text())?,
         }
     }
 }

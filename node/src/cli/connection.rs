@@ -81,6 +81,17 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
+    /// Reads what is at a path, as the node says it: for what is printed as it came.
+    ///
+    /// # Errors
+    /// Every answer of 400 and above, and no answer at all.
+    pub(crate) async fn read(&self, path: &str) -> Result<Value, Failure> {
+        let answer = self
+            .admin
+            .request(Method::GET, path, HeaderMap::new(), None);
+        Ok(answer.await?.into_body())
+    }
+
     /// Sends a POST that only asks: whatever becomes of it, nothing was changed.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ const EXPERIMENT: &str = "search.similar-items";
 /// Makes the screen from what the cluster says.
 pub(crate) async fn screen(asking: &Asking, data: &Path, sampled: bool) -> Result<String, Failure> {
     let terminal = &asking.terminal;
-    let cluster = asking.admin.cluster().await?.into_body();
+    let cluster = asking.read("/v1/cluster").await?;
     let members = cluster["members"].as_array().map_or(0, Vec::len);
     let dim = |text: &str| terminal.paint(text, Paint::Dim);
     let id = shown(cluster["cluster_id"].as_str().unwrap_or("?"));

@@ -48,18 +48,19 @@ pub(crate) async fn run(command: EvalCommand, asking: Asking) -> Result<(), Fail
     let attributes = command.attributes.read()?;
     let flag = command.flag.as_deref();
     let env = &command.scope.env;
-    let answer = asking
-        .admin
-        .evaluate(env, flag, &command.subject, &attributes)
-        .await;
+    let subject = json!({"subject_key": command.subject, "attributes": attributes});
+    let mut path = format!("/v1/environments/{}/evaluate", encoded(env));
+    if let Some(flag) = flag {
+        path.push_str(&format!("/{}", encoded(flag)));
+    }
+    let answer = asking.question(&path, &subject).await;
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return Err(hints::with_environment(&asking, env, error.into()).await),
+        Err(failure) => return Err(hints::with_environment(&asking, env, failure).await),
     };
     match flag {
         Some(flag) => one(&asking, flag, env, answer.body()).await,
         None => {
-            let subject = json!({"subject_key": command.subject, "attributes": attributes});
             let body = with_other_pages(&asking, env, answer.into_body(), &subject).await?;
             match asking.terminal.is_table() {
                 true => all(&asking, body["items"].as_array().map_or(&[], Vec::as_slice)),

@@ -8,7 +8,6 @@
 //! Left out: how two values are compared (`differ.rs`), and deleting.
 
 use clap::Args;
-use http::{HeaderMap, Method};
 use pennon_client::Version;
 use serde_json::{Value, json};
 
@@ -149,20 +148,13 @@ fn is_missing(failure: &Failure) -> bool {
     failure.problem()["type"] == "/problems/not-found"
 }
 
-async fn read(asking: &Asking, path: &str) -> Result<Value, Failure> {
-    let answer = asking
-        .admin
-        .request(Method::GET, path, HeaderMap::new(), None);
-    Ok(answer.await?.into_body())
-}
-
 async fn now(asking: &Asking, place: &Place) -> Result<Side, Failure> {
-    Ok(Side::of(&read(asking, &place.path).await?))
+    Ok(Side::of(&asking.read(&place.path).await?))
 }
 
 async fn as_of(asking: &Asking, place: &Place, version: Version) -> Result<Side, Failure> {
     let path = format!("{}/history?at={version}", place.path);
-    Ok(Side::of(&read(asking, &path).await?))
+    Ok(Side::of(&asking.read(&path).await?))
 }
 
 /// What the newest change up to a version replaced.
@@ -170,7 +162,7 @@ async fn replaced(asking: &Asking, place: &Place, to: Option<Version>) -> Result
     let before = to.and_then(|to| to.checked_add(1));
     let before = before.map_or_else(String::new, |before| format!("&before={before}"));
     let path = format!("{}/history?limit=1{before}", place.path);
-    let body = read(asking, &path).await?;
+    let body = asking.read(&path).await?;
     let line = &body["items"][0];
     let version = line["previous_version"].as_u64();
     match (line.get("before"), version) {

@@ -147,6 +147,10 @@ impl Api {
         *self.document.lock().unwrap() = document.json;
     }
 
+    pub(crate) fn network(&self) -> &MemoryNetwork {
+        &self.network
+    }
+
     pub(crate) fn document(&self) -> Value {
         self.document.lock().unwrap().clone()
     }

@@ -1,0 +1,526 @@
+//! The admin client of the Rust library against a whole node: what it reads as types is what the node
+//! says, field by field; pages skip nothing; refusals say what can be asked instead.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+mod http_support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_support::{Api, PATIENCE, flag, furnished, options, serving, start};
+use pennon_client::admin::{
+    Admin, AuditFilter, AuditLine, Change, Cluster, Collection, Evaluation, Expected, HistoryLine,
+    Kind, Member, Op, Replaced, Resource, Role,
+};
+use pennon_client::{
+    Connecting, Connector, DecidedReason, Endpoint, Freshness, Io, Subject, Version,
+};
+use pennon_node::net::{Connect, MemoryNetwork};
+use pennon_node::server::NodeOptions;
+use serde_json::{Value, json};
+
+/// Connections of the client: `http://n1` is what listens at `n1:api`.
+struct Wires(MemoryNetwork);
+
+impl Connector for Wires {
+    fn connect<'a>(&'a self, endpoint: &'a Endpoint) -> Connecting<'a> {
+        Box::pin(async move {
+            let io = self.0.connect(&format!("{}:api", endpoint.host())).await?;
+            Ok(Box::new(io) as Box<dyn Io>)
+        })
+    }
+}
+
+fn admin(network: &MemoryNetwork, nodes: &[&str]) -> Admin {
+    let urls = nodes.iter().map(|node| format!("http://{node}"));
+    let wires = Arc::new(Wires(network.clone()));
+    Admin::new(urls, None, wires)
+        .unwrap()
+        .with_timeout(PATIENCE)
+}
+
+fn admin_of(api: &Api) -> Admin {
+    admin(api.network(), &["n1"])
+}
+
+fn version(number: u64) -> Version {
+    Version::new(number).unwrap()
+}
+
+fn before(version: Version) -> Version {
+    self::version(version.get() - 1)
+}
+
+fn segment() -> Resource {
+    Resource::segment("prod", "beta")
+}
+
+/// What a change replaced, as JSON has it.
+fn shown(before: &Replaced) -> Option<Value> {
+    match before {
+        Replaced::NotRetained => None,
+        Replaced::Nothing => Some(Value::Null),
+        Replaced::Value(value) => Some(value.clone()),
+    }
+}
+
+/// Compares a line with what the node says; `raw` has nothing that the line does not.
+#[track_caller]
+fn same_history(line: &HistoryLine, raw: &Value) {
+    let mut said = json!({
+        "version": line.version, "updated_at": line.updated_at, "updated_by": line.updated_by,
+        "value": line.value, "op": if line.op() == Op::Delete { "delete" } else { "put" },
+    });
+    optional(
+        &mut said,
+        line.previous_version,
+        &line.reason,
+        &line.request_id,
+        &line.before,
+    );
+    assert_eq!(&said, raw);
+}
+
+#[track_caller]
+fn same_audit(line: &AuditLine, raw: &Value) {
+    let op = match line.op() {
+        Op::Create => "create",
+        Op::Change => "change",
+        Op::Delete => "delete",
+    };
+    let mut said = json!({
+        "kind": line.kind, "key": line.key, "version": line.version, "updated_at": line.updated_at,
+        "updated_by": line.updated_by, "after": line.after, "op": op,
+    });
+    if let Some(environment) = &line.environment {
+        said["environment"] = json!(environment);
+    }
+    optional(
+        &mut said,
+        line.previous_version,
+        &line.reason,
+        &line.request_id,
+        &line.before,
+    );
+    assert_eq!(&said, raw);
+}
+
+fn optional(
+    said: &mut Value,
+    previous: Option<Version>,
+    reason: &Option<String>,
+    request_id: &Option<String>,
+    before: &Replaced,
+) {
+    let given = [
+        ("previous_version", previous.map(|it| json!(it))),
+        ("reason", reason.as_ref().map(|it| json!(it))),
+        ("request_id", request_id.as_ref().map(|it| json!(it))),
+        ("before", shown(before)),
+    ];
+    for (name, value) in given {
+        if let Some(value) = value {
+            said[name] = value;
+        }
+    }
+}
+
+/// Writes with a name and a reason.
+async fn write_as(api: &Api, actor: &str, path: &str, value: Value) {
+    let headers = [
+        ("if-match", "*"),
+        ("pennon-actor", actor),
+        ("pennon-reason", "because"),
+    ];
+    api.send("PUT", path, &headers, Some(value)).await.ok();
+}
+
+#[tokio::test]
+async fn the_history_of_every_kind_is_read_as_the_node_says_it() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let paths = [
+        (Resource::flag("b/x:y"), flag()),
+        (Resource::environment("prod"), json!({"name": "p"})),
+        (Resource::policy("prod", "b/x:y"), serving("off")),
+        (segment(), json!({"included": ["bob"]})),
+    ];
+    for (resource, value) in &paths {
+        let first = admin.get(resource).await.unwrap();
+        write_as(&api, "alice", &resource.path(), value.clone()).await;
+        let raw = api.get(&format!("{}/history", resource.path())).await.ok();
+        let raw = raw.json["items"].as_array().unwrap();
+        let lines = admin.history(resource).items(10).await.unwrap();
+        assert_eq!((lines.len(), raw.len()), (2, 2), "{resource:?}");
+        lines
+            .iter()
+            .zip(raw)
+            .for_each(|(line, raw)| same_history(line, raw));
+        assert_eq!((lines[0].op(), lines[1].op()), (Op::Change, Op::Create));
+        assert_eq!(lines[0].reason.as_deref(), Some("because"));
+        assert_eq!(lines[0].before.value(), Some(&first.value));
+        // As of any version in between it was what it was.
+        let then = before(lines[0].version);
+        assert_eq!(admin.get_at(resource, then).await.unwrap(), first);
+        let now = admin.get_at(resource, lines[0].version).await.unwrap();
+        assert_eq!(
+            (now.updated_by.as_deref(), &now.value),
+            (Some("alice"), value)
+        );
+    }
+    let never = admin.history(&Resource::flag("never")).next().await;
+    let never = never.unwrap_err();
+    assert!(never.is_not_found() && !never.is_not_retained(), "{never}");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_object_as_of_a_version_or_what_can_be_asked_instead() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let first = admin.get(&segment()).await.unwrap();
+    let gone = admin.delete(&segment(), Expected::At(first.version)).await;
+    let gone = gone.unwrap().version;
+    let lines = admin.history(&segment()).items(10).await.unwrap();
+    assert_eq!((lines[0].op(), &lines[0].value), (Op::Delete, &None));
+    assert!(lines[0].request_id.is_some(), "writes carry a key");
+
+    let deleted = admin.get_at(&segment(), gone).await.unwrap_err();
+    assert!(deleted.is_not_found() && !deleted.is_retryable());
+    assert_eq!(
+        (deleted.deleted_version(), deleted.status()),
+        (Some(gone), Some(404))
+    );
+    let asked = before(deleted.deleted_version().unwrap());
+    assert_eq!(admin.get_at(&segment(), asked).await.unwrap(), first);
+    let never = admin.get_at(&segment(), before(first.version)).await;
+    let never = never.unwrap_err();
+    assert!(never.is_not_found() && never.deleted_version().is_none());
+
+    // A version that nobody has yet.
+    let hasty = admin
+        .clone()
+        .with_attempts_max(1)
+        .with_timeout(Duration::from_millis(200));
+    let future = hasty.get_at(&segment(), version(9_000_000)).await;
+    assert!(future.unwrap_err().is_retryable());
+
+    // Two changes are kept of what had four.
+    let key = Resource::flag("a");
+    for _ in 0..3 {
+        admin.put(&key, &flag(), Expected::Exists).await.unwrap();
+    }
+    let all = admin.history(&key).items(10).await.unwrap();
+    let setting = Resource::setting("history");
+    let kept = json!({"per_object": 2});
+    admin.put(&setting, &kept, Expected::Absent).await.unwrap();
+    let lines = admin.history(&key).items(10).await.unwrap();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1].before, Replaced::NotRetained);
+    assert_eq!(
+        lines[1].op(),
+        Op::Change,
+        "what it replaced is not kept, but was there"
+    );
+    let lost = admin.get_at(&key, all[3].version).await.unwrap_err();
+    assert!(lost.is_not_retained() && !lost.is_not_found() && !lost.is_retryable());
+    assert_eq!(lost.oldest_version(), Some(all[1].version));
+    let oldest = admin.get_at(&key, lost.oldest_version().unwrap()).await;
+    assert_eq!(oldest.unwrap().version, all[1].version);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_audit_list_is_filtered_and_read_in_pages_of_any_length() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let both = ["p/1", "p/2"].map(|key| Change::put(Resource::flag(key), flag()));
+    let together = admin.changes(&both).await.unwrap().version;
+    let switched = admin.disable("prod", "a").await.unwrap().version;
+    write_as(&api, "alice b&c", "/v1/environments/prod", json!({})).await;
+    let raw = api.get("/v1/audit").await.ok();
+    let raw = raw.json["items"].as_array().unwrap();
+    assert_eq!(raw.len(), 10);
+    for len in [1, 2, 3, 9, 10, 1_000] {
+        let mut pages = admin.audit(&AuditFilter::new()).page_len(len);
+        let mut lines = Vec::new();
+        while let Some(page) = pages.next().await.unwrap() {
+            assert!(
+                page.items.len() <= len as usize + 1,
+                "the rest of a change set at most"
+            );
+            assert!(page.scanned >= page.items.len() as u64);
+            lines.extend(page.items);
+        }
+        assert_eq!(lines.len(), raw.len(), "pages of {len}");
+        lines
+            .iter()
+            .zip(raw)
+            .for_each(|(line, raw)| same_audit(line, raw));
+        assert_eq!(lines[2].resource(), Some(Resource::flag("p/2")));
+        assert_eq!((lines[2].version, lines[3].version), (together, together));
+    }
+
+    let told = async |filter: AuditFilter| {
+        let lines = admin.audit(&filter).items(100).await.unwrap();
+        let told = lines
+            .iter()
+            .map(|line| format!("{:?} {} {}", line.op(), line.kind, line.key));
+        told.collect::<Vec<_>>().join(", ")
+    };
+    let all = AuditFilter::new;
+    let of_environment = "Change environment prod";
+    assert_eq!(told(all().by("alice b&c")).await, of_environment);
+    assert_eq!(told(all().after(switched)).await, of_environment);
+    let policy = Resource::policy("prod", "a");
+    let of_policy = "Change policy a, Create policy a";
+    assert_eq!(told(all().of(&policy)).await, of_policy);
+    let of_key = format!("{of_policy}, Create flag a");
+    assert_eq!(told(all().of_key("a")).await, of_key);
+    assert_eq!(told(all().of(&Resource::flag("a"))).await, "Create flag a");
+    let of_kind = all().of_kind(Kind::Segment).in_environment("prod");
+    assert_eq!(told(of_kind.clone()).await, "Create segment beta");
+    assert_eq!(told(of_kind.before(version(1))).await, "");
+    assert_eq!(told(all().in_environment("staging")).await, "");
+    // By time: from the moment of a line on it is there, before it it is not.
+    let lines = admin.audit(&all().of(&policy)).items(1).await.unwrap();
+    let moment = lines[0].updated_at.as_str();
+    let of_policy_from = all().of(&policy).from_time(moment);
+    assert!(told(of_policy_from).await.starts_with("Change policy a"));
+    let until = told(all().of(&policy).to_time(moment)).await;
+    assert!(!until.contains("Change"), "{until}");
+    let in_1970 = all().to_time(std::time::UNIX_EPOCH + Duration::from_secs(1));
+    assert_eq!(told(in_1970).await, "");
+
+    let refused = admin.audit(&all().from_time("yesterday")).next().await;
+    let refused = refused.unwrap_err();
+    let parameter = refused.problem().unwrap().field("faults").unwrap();
+    assert!(refused.is_invalid(), "{refused}");
+    assert_eq!(parameter[0]["parameter"], "from");
+    let refused = admin.audit(&all()).page_len(0).next().await;
+    assert!(refused.unwrap_err().is_invalid());
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_change_set_says_what_became_of_each_and_all_objects_are_listed() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let first = admin.get(&segment()).await.unwrap();
+    let changes = [
+        Change::delete(segment()).expecting(first.version),
+        Change::put(Resource::flag("c"), flag()).expecting(Version::ZERO),
+        Change::put(Resource::policy("prod", "c"), serving("on")),
+    ];
+    let written = admin.changes(&changes).await.unwrap();
+    let results = written.results.iter();
+    let results: Vec<_> = results
+        .map(|it| (it.resource().unwrap(), it.version, it.previous_version))
+        .collect();
+    let at = written.version;
+    let expected = [
+        (segment(), at, Some(first.version)),
+        (Resource::flag("c"), at, None),
+        (Resource::policy("prod", "c"), at, None),
+    ];
+    assert_eq!(results, expected);
+    let again = admin.changes(&changes[1..]).await.unwrap_err();
+    assert!(again.is_conflict() && !again.outcome_unknown(), "{again}");
+    let missing = admin.changes(&changes[..1]).await.unwrap_err();
+    assert!(missing.is_conflict() || missing.is_not_found(), "{missing}");
+    assert!(admin.changes(&[]).await.unwrap_err().is_invalid());
+
+    let mut flags = admin.pages(&Collection::Flags).page_len(2);
+    let some = flags.items(1).await.unwrap();
+    assert_eq!((some.len(), flags.is_done()), (2, false));
+    let rest = flags.items(100).await.unwrap();
+    assert_eq!((rest[0].key.as_str(), flags.is_done()), ("c", true));
+    let resumed = admin.pages(&Collection::Flags).resume(&some[0].key);
+    let resumed = { resumed }.items(100).await.unwrap();
+    assert_eq!(resumed, [&some[1..], &rest[..]].concat());
+    node.shutdown().await;
+}
+
+/// An evaluation of a list, as the node says it.
+fn evaluated(one: &Evaluation) -> Value {
+    let mut said = json!({
+        "flag": one.flag, "enabled": one.enabled, "variant": one.variant, "value": one.value,
+        "config_version": one.config_version, "reason": one.reason,
+    });
+    let given = [
+        ("rule_id", one.rule_id.as_ref().map(|it| json!(it))),
+        ("bucket", one.bucket.map(|it| json!(it))),
+        ("detail", one.detail.as_ref().map(|it| json!(it))),
+        ("experiment", one.experiment.as_ref().map(|it| json!(it))),
+    ];
+    for (name, value) in given {
+        if let Some(value) = value {
+            said[name] = value;
+        }
+    }
+    said
+}
+
+#[tokio::test]
+async fn a_node_evaluates_one_flag_or_all() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let split = json!({"enabled": true, "default": {"variant": "off"}, "rules": [{"id": "grown-up",
+        "when": [{"attribute": "age", "op": "gte", "values": [18]},
+            {"attribute": "groups", "op": "in", "values": ["beta"]}],
+        "serve": {"rollout": {"experiment": {"key": "exp"}, "weights": [
+            {"variant": "on", "weight": 50_000}, {"variant": "off", "weight": 50_000}]}}}]});
+    let policy = Resource::policy("prod", "a");
+    let written = admin.put(&policy, &split, Expected::Exists).await.unwrap();
+    let user = Subject::new("user-42")
+        .with("age", 42)
+        .with("groups", ["x", "beta"]);
+    let body =
+        json!({"subject_key": "user-42", "attributes": {"age": 42, "groups": ["x", "beta"]}});
+
+    let mut raw = api
+        .post("/v1/environments/prod/evaluate/a", body.clone())
+        .await
+        .ok()
+        .json;
+    let one = admin.evaluate("prod", "a", &user).await.unwrap();
+    assert_eq!(one.decided_by(), Some(DecidedReason::Split));
+    assert_eq!(
+        (one.rule_id.as_deref(), one.experiment.as_deref()),
+        (Some("grown-up"), Some("exp"))
+    );
+    assert!(one.bucket.is_some());
+    assert_eq!(
+        (one.config_version, one.freshness),
+        (written.version, Freshness::Fresh)
+    );
+    assert_eq!(json!(one.snapshot_version), raw["snapshot_version"]);
+    assert_eq!(raw["freshness"], "FRESH");
+    for name in ["snapshot_version", "freshness"] {
+        raw.as_object_mut().unwrap().remove(name);
+    }
+    assert_eq!(evaluated(&one), raw);
+
+    let raw = api
+        .post("/v1/environments/prod/evaluate", body)
+        .await
+        .ok()
+        .json;
+    let mut pages = admin.evaluate_all("prod", &user).unwrap().page_len(1);
+    let first = pages.next().await.unwrap().unwrap();
+    assert_eq!(
+        (json!(first.version), first.freshness),
+        (raw["version"].clone(), Freshness::Fresh)
+    );
+    assert_eq!(first.items[0].snapshot_version, first.version);
+    let all = [first.items, pages.items(100).await.unwrap()].concat();
+    assert_eq!(
+        Value::Array(all.iter().map(evaluated).collect()),
+        raw["items"]
+    );
+    assert_eq!((all[0].flag.as_str(), all[1].flag.as_str()), ("a", "b/x:y"));
+    assert_eq!(all[0], one);
+
+    let unknown = admin.evaluate("prod", "nope", &user).await.unwrap();
+    assert!(unknown.is_not_found() && unknown.value.is_none() && unknown.detail.is_some());
+    let nowhere = admin.evaluate("nowhere", "a", &user).await.unwrap_err();
+    assert!(nowhere.is_not_found() && !nowhere.outcome_unknown());
+    let huge = Subject::new("u").with("text", "x".repeat(1 << 20));
+    assert!(
+        admin
+            .evaluate("prod", "a", &huge)
+            .await
+            .unwrap_err()
+            .is_invalid()
+    );
+    node.shutdown().await;
+}
+
+/// Asks until the cluster is as it should be.
+async fn until(admin: &Admin, wanted: impl Fn(&Cluster) -> bool) -> Cluster {
+    let waiting = async {
+        loop {
+            match admin.cluster().await {
+                Ok(cluster) if wanted(&cluster) => return cluster,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, waiting).await;
+    found.expect("the cluster is as it should be in time")
+}
+
+#[tokio::test]
+async fn a_cluster_says_how_its_members_are_and_who_is_silent() {
+    let network = MemoryNetwork::new();
+    let names = ["n1", "n2", "n3"];
+    let mut nodes = Vec::new();
+    for (name, seed) in names.into_iter().zip(1..) {
+        let join = names.map(|name| format!("{name}:peer")).to_vec();
+        let options = NodeOptions {
+            join,
+            expect: 3,
+            ..options(name)
+        };
+        nodes.push(start(&network, options, seed).await);
+    }
+    let admin = admin(&network, &names);
+    let settled = |cluster: &Cluster| {
+        let here = |one: &Member| one.applied == Some(cluster.version) && one.staleness.is_some();
+        cluster.is_healthy() && cluster.members.iter().all(here)
+    };
+    write_when_led(&admin).await;
+    let cluster = until(&admin, settled).await;
+    assert_eq!((cluster.members.len(), cluster.failure_tolerance), (3, 1));
+    let leader = cluster.leader.expect("somebody leads").to_string();
+    let leader = cluster.member(&leader).expect("a member by its id");
+    assert_eq!(leader.role, Role::Leader);
+    for member in &cluster.members {
+        assert!(member.answers && member.voter, "{member:?}");
+        assert_eq!((member.lag, &member.digest), (Some(0), &leader.digest));
+        assert!(member.staleness.is_some() && member.release.is_some() && member.digest.is_some());
+        assert_eq!(
+            (member.streams, member.feature_level),
+            (Some(0), leader.feature_level)
+        );
+        assert_eq!(member.peer, format!("{}:peer", member.name));
+        assert_eq!(
+            member.role == Role::Leader,
+            Some(member.id) == cluster.leader
+        );
+    }
+    let gone = names.iter().position(|name| *name != leader.name).unwrap();
+    nodes.remove(gone).shutdown().await;
+    let silent = |cluster: &Cluster| cluster.member(names[gone]).is_some_and(|one| !one.answers);
+    let cluster = until(&admin, silent).await;
+    let member = cluster.member(names[gone]).unwrap();
+    assert_eq!(
+        (member.applied, member.lag, member.staleness),
+        (None, None, None)
+    );
+    assert!(member.voter && !cluster.is_healthy(), "{cluster:?}");
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+/// Writes something as soon as somebody leads.
+async fn write_when_led(admin: &Admin) {
+    let (key, value) = (Resource::flag("f"), flag());
+    let writing = async {
+        loop {
+            let put = admin.put(&key, &value, Expected::Absent);
+            match put.await {
+                Err(error) if error.is_retryable() => {}
+                done => return done.unwrap(),
+            }
+        }
+    };
+    let written = tokio::time::timeout(PATIENCE, writing).await;
+    written.expect("a leader in time");
+}
