@@ -1,8 +1,11 @@
 //! The newest state, for readers that must not slow each other down.
 //!
 //! What must hold: a reader sees the state of its moment or a later one, never an earlier one than it
-//! saw before (I6). Reading writes to no memory that another thread reads: each thread keeps the
-//! state it read last, and reads one number to learn that it is still the newest.
+//! saw before (I6), whichever way it read that. Reading writes to no memory that another thread reads:
+//! each thread keeps the state it read last, and reads one number to learn that it is still the newest.
+//! The number is raised before the state is changed and again behind it. So whoever has seen the new
+//! state sees another number than that of what a thread kept, and what is read in between (the number
+//! is odd) is not kept.
 //!
 //! What this costs: a thread that has evaluated keeps that state alive until it evaluates again or
 //! ends. States share all that did not change between them, so this is little, and it is one state
@@ -46,7 +49,7 @@ impl Kept {
 /// A cell with the newest state.
 pub(crate) struct Current {
     id: u64,
-    /// Raised after each change.
+    /// Raised before each change and behind it; even between changes.
     number: AtomicU64,
     held: ArcSwapOption<Held>,
 }
@@ -62,8 +65,10 @@ impl Default for Current {
 }
 
 impl Current {
-    /// Puts a new state in and returns the old one.
+    /// Puts a new state in and returns the old one. One at a time.
     pub(crate) fn replace(&self, held: Option<Arc<Held>>) -> Option<Arc<Held>> {
+        // Before the swap: who finds the new state sees this number, or a later one.
+        self.number.fetch_add(1, Ordering::Relaxed); // I6
         let before = self.held.swap(held);
         // After the swap: who sees this number finds the new state.
         self.number.fetch_add(1, Ordering::Release); // I6
@@ -94,7 +99,9 @@ impl Current {
         match (done, f) {
             (Ok(Some(done)), _) => done,
             (_, Some(f)) => {
-                self.keep(number);
+                if number.is_multiple_of(2) {
+                    self.keep(number); // I6
+                }
                 f(self.guard().as_deref())
             }
             // `f` was taken only to be run.
@@ -119,5 +126,50 @@ impl Current {
         });
         // Out here, because dropping a state takes time.
         drop(changed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pennon_evaluator::{AgeBound, Snapshot, Version};
+
+    use super::*;
+    use crate::states::{snapshot, version};
+
+    const FIRST: u64 = 4;
+    const LAST: u64 = 50_000;
+
+    // I6
+    #[test]
+    fn a_thread_may_read_in_any_way_and_never_sees_an_earlier_state() {
+        let current = Current::default();
+        let first = Snapshot::load(&snapshot(0, FIRST)).unwrap();
+        let put = |at: u64| {
+            let proof = AgeBound::new(Duration::ZERO, Duration::ZERO, Duration::ZERO);
+            let state = first.with_version(version(at)).unwrap();
+            let held = Held::new(state, "A".into(), proof, Duration::ZERO, None);
+            drop(current.replace(Some(Arc::new(held))));
+        };
+        put(FIRST);
+        let of = |held: Option<&Held>| held.map(|held| held.snapshot.version());
+        let ways: [&dyn Fn() -> Option<Version>; 3] = [
+            &|| current.with(of),
+            &|| of(current.guard().as_deref()),
+            &|| of(current.get().as_deref()),
+        ];
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| (FIRST + 1..=LAST).for_each(put));
+            let mut seen = None;
+            while seen != Some(version(LAST)) && !writing.is_finished() {
+                for (n, way) in ways.iter().enumerate() {
+                    let now = way();
+                    assert!(now >= seen, "way {n}: {now:?} after {seen:?}");
+                    seen = now;
+                }
+            }
+        });
+        assert_eq!(ways.map(|way| way()), [Some(version(LAST)); 3]);
     }
 }
