@@ -180,6 +180,8 @@ fn private(path: &Path, truncate: bool) -> std::io::Result<File> {
 /// The cache of a running client.
 pub(crate) struct Cache {
     file: Arc<CacheFile>,
+    /// Whether this client may write: what was in the file before is known.
+    ours: bool,
     saving: Option<(Version, JoinHandle<Result<(), CacheWarning>>)>,
     status: CacheStatus,
 }
@@ -196,6 +198,7 @@ impl Cache {
         };
         Cache {
             file: Arc::new(CacheFile::new(path, identity)),
+            ours: false,
             saving: None,
             status,
         }
@@ -210,7 +213,11 @@ impl Cache {
         let file = Arc::clone(&self.file);
         let loading = aside(move || file.load());
         let (restored, warning) = match tokio::time::timeout(READ_TIME_MAX, loading).await {
-            Ok(Ok(loaded)) => loaded,
+            Ok(Ok(loaded)) => {
+                self.ours = self.file.is_ours();
+                loaded
+            }
+            // Whatever is read later is not used, so it is not replaced either. (I6)
             _ => {
                 let why = format!("{} was not read in time", self.status.path.display());
                 (None, Some(CacheWarning::new(CacheFault::Unreadable, why)))
@@ -224,7 +231,7 @@ impl Cache {
 
     /// Whether this client may write; known once it was read.
     pub(crate) fn is_ours(&self) -> bool {
-        self.file.is_ours()
+        self.ours
     }
 
     /// Begins to write a state.
@@ -284,4 +291,40 @@ impl Cache {
 /// The seam to blocking work.
 fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     tokio::task::spawn_blocking(work)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::FileTypeExt;
+    use std::process::Command;
+
+    use super::super::tests::{bytes, held, identity};
+    use super::*;
+
+    // I6
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_was_read_too_late_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("flags.cache");
+        // A disk that does not answer: who reads a pipe waits for somebody who writes.
+        let made = Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let mut cache = Cache::new(path.clone(), identity(None));
+        let (read, ()) = tokio::join!(cache.load(), tokio::time::advance(READ_TIME_MAX * 2));
+        let warning = cache.status().warning.clone().unwrap();
+        assert_eq!(
+            (read.is_none(), warning.fault()),
+            (true, CacheFault::Unreadable)
+        );
+        assert!(!cache.is_ours());
+
+        // It answers after all, with a later state than what came from a node meanwhile.
+        std::fs::write(&path, bytes(9, None)).unwrap();
+        while !cache.file.is_ours() {
+            std::thread::yield_now();
+        }
+        cache.close(Some(Arc::new(held(5)))).await;
+        let kind = path.metadata().unwrap().file_type();
+        assert!(kind.is_fifo(), "version 9 was replaced by version 5");
+    }
 }

@@ -9,21 +9,21 @@ use super::file::CacheFile;
 use super::*;
 use crate::states::{environment, snapshot};
 
-fn identity(application: Option<&str>) -> Identity {
+pub(super) fn identity(application: Option<&str>) -> Identity {
     Identity {
         environment: environment(),
         application: application.map(str::to_owned),
     }
 }
 
-fn held(at: u64) -> Held {
+pub(super) fn held(at: u64) -> Held {
     let loaded = Snapshot::load(&snapshot(0, at)).unwrap();
     let proof = AgeBound::new(Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let bound = Duration::from_secs(10);
     Held::new(loaded, "A".into(), proof, bound, None)
 }
 
-fn bytes(at: u64, application: Option<&str>) -> Vec<u8> {
+pub(super) fn bytes(at: u64, application: Option<&str>) -> Vec<u8> {
     let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
     encode(&held(at), &identity(application), written).unwrap()
 }
