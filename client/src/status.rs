@@ -151,7 +151,9 @@ impl Report {
     /// Takes over what is held. What was held before is handed back, to be dropped elsewhere.
     pub(crate) fn hold(&mut self, held: Option<&Arc<Held>>, now: Duration) -> Replaced {
         let freshness = held.map(|held| held.freshness(now).1);
-        let mut is_news = self.freshness != freshness;
+        // What was fresh at the last event may have been seen stale since.
+        let seen = self.held.as_ref().map(|held| held.freshness(now).1);
+        let mut is_news = self.freshness != freshness || seen != freshness;
         self.freshness = freshness;
         if self.held.as_ref().map(Arc::as_ptr) == held.map(Arc::as_ptr) {
             let before = None;

@@ -520,3 +520,26 @@ async fn watchers_see_versions_rise_only() {
     last.closed().await;
     assert_eq!(next(&mut requests).await.since(), Some(8));
 }
+
+// I5
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_fresh_state_hears_of_it_also_when_nobody_else_saw_it_stale() {
+    let (net, mut requests) = Net::new();
+    let clock = HandClock::default();
+    let client = builder(&net, &["n1:1"]).clock(clock.clone());
+    let client = client.start().unwrap();
+    let stream = serve(&mut requests, 4).await;
+    client.fresh(LONG).await.unwrap();
+    // The clock runs on while nothing else does, as in a suspend; then the next heartbeat comes.
+    clock.pass(Duration::from_secs(20));
+    assert!(!client.status().is_fresh());
+    let mut watch = client.status_watch();
+    let confirming = async {
+        let open = Ages::new(Duration::from_secs(20), Duration::ZERO);
+        stream.send_aged(&heartbeat(4), open);
+    };
+    let news = tokio::time::timeout(SOON, watch.next());
+    let (fresh, news, ()) = tokio::join!(client.fresh(SOON), news, confirming);
+    fresh.unwrap();
+    assert!(news.unwrap().unwrap().is_fresh());
+}
