@@ -205,6 +205,7 @@ async fn what_is_refused_on_the_way_leaves_an_earlier_attempt_in_doubt() {
         (504, "outcome-unknown"),
         (429, "rate-limited"),
         (401, "unauthenticated"),
+        (408, "request-timeout"),
     ] {
         let error = outcome_of_lost_write_then(status, slug).await;
         assert!(error.outcome_unknown(), "{status}: {error}");
@@ -216,6 +217,33 @@ async fn what_is_refused_on_the_way_leaves_an_earlier_attempt_in_doubt() {
         error.is_conflict() && !error.outcome_unknown(),
         "decided by the log"
     );
+}
+
+/// What a node says whose disk is too full for the write to get into the log, and what one says that
+/// looked at the write.
+const DISK_FULL: &str = r#"{"type":"/problems/quota-exceeded","quota":"disk","max":0}"#;
+const FLAGS_FULL: &str = r#"{"type":"/problems/quota-exceeded","quota":"flags","max":9}"#;
+
+// I9
+#[tokio::test(start_paused = true)]
+async fn a_disk_without_space_says_nothing_about_an_earlier_attempt() {
+    for (body, lost, unknown) in [
+        (DISK_FULL, true, true),
+        (DISK_FULL, false, false),
+        (FLAGS_FULL, true, false),
+    ] {
+        let (net, mut requests) = Net::new();
+        let admin = admin(&net, &["n1:1", "n2:2"]);
+        let error = during(admin.enable("prod", "dark"), async || {
+            if lost {
+                next(&mut requests).await.cut();
+            }
+            next(&mut requests).await.json(422, &[], body);
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!(error.outcome_unknown(), unknown, "{body} {lost}: {error}");
+        assert_eq!(error.slug(), "quota-exceeded");
+    }
 }
 
 // I9

@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 use crate::endpoint::{Connector, Endpoint};
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::http1::{self, Connection, NoAnswer, Outgoing};
 
 /// Idle connections kept per endpoint.
@@ -67,6 +67,22 @@ enum Attempt {
     NotSent,
     Lost,
     Answered(StatusCode),
+    /// Refused, for want of space on a disk, before it was put to the log.
+    DiskFull,
+}
+
+impl Attempt {
+    fn of(answer: &RawAnswer) -> Attempt {
+        let is_disk_full = || {
+            let problem = Problem::parse(&answer.body)?;
+            let quota = problem.field("quota")?.as_str()?;
+            Some(problem.slug() == "quota-exceeded" && quota == "disk")
+        };
+        match answer.status {
+            StatusCode::UNPROCESSABLE_ENTITY if is_disk_full() == Some(true) => Attempt::DiskFull,
+            status => Attempt::Answered(status),
+        }
+    }
 }
 
 /// What follows from it.
@@ -112,9 +128,11 @@ fn decide(repeat: Repeat, doubt: bool, attempt: Attempt, may_go_on: bool) -> Nex
             (repeat != Repeat::Never, true) // I9
         }
         // Refused before it was put to the log: says nothing about an earlier attempt.
-        Attempt::Answered(StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY) => {
-            (true, doubt)
-        }
+        Attempt::Answered(
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::REQUEST_TIMEOUT,
+        ) => (true, doubt),
+        Attempt::DiskFull if doubt => (false, true),
+        Attempt::DiskFull => return Next::Take,
         Attempt::Answered(
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS,
         ) => (false, doubt),
@@ -182,7 +200,7 @@ impl Pool {
             let result = self.attempt(n, outgoing, deadline, limits).await;
             tried += 1;
             let attempt = match &result {
-                Ok(answer) => Attempt::Answered(answer.status),
+                Ok(answer) => Attempt::of(answer),
                 Err(NoAnswer::NotSent(_)) => Attempt::NotSent,
                 Err(NoAnswer::Lost(_)) => Attempt::Lost,
             };
