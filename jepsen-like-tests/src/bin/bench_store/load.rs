@@ -1,8 +1,10 @@
 //! Workers that write or read as fast as they are answered, and how long each answer took.
 //!
-//! A worker has one connection, one request in flight, and for writes a key of its own: each write is
-//! conditional on the version that the one before made. Against us that is a PUT with `If-Match` over
-//! HTTP/1.1, against etcd a transaction that compares `mod_revision`, over HTTP/2.
+//! A worker has one request in flight, and for writes a key of its own: each write is conditional on the
+//! version that the one before made. Against us that is a PUT with `If-Match` over HTTP/1.1, against etcd a
+//! transaction that compares `mod_revision`, over HTTP/2. It has a connection to each node and asks them in
+//! turn, so that every worker meets the leader as often as every other: one that stays with its node is
+//! a sixth faster or slower with whoever happens to lead.
 
 use std::time::{Duration, Instant};
 
@@ -44,36 +46,63 @@ pub(crate) struct Measured {
     pub(crate) p99_ms: f64,
 }
 
-/// A connection of one worker, and what it knows of its key.
+/// A worker's connections, and what it knows of its key.
 enum Worker {
     Pennon {
-        connection: Connection,
+        connections: Turns<Connection>,
         path: String,
         config: Value,
         version: u64,
     },
     Etcd {
-        caller: Caller,
+        callers: Turns<Caller>,
         key: Vec<u8>,
         value: Vec<u8>,
         revision: u64,
     },
 }
 
+/// Some of a kind, one after the other, again and again.
+struct Turns<T> {
+    all: Vec<T>,
+    next: usize,
+}
+
+impl<T> Turns<T> {
+    fn next(&mut self) -> &mut T {
+        let at = self.next % self.all.len();
+        self.next = at + 1;
+        &mut self.all[at]
+    }
+}
+
 impl Worker {
-    /// Connects and makes sure that the key is there.
-    async fn open(engine: Engine, address: &str, key: &str) -> Result<Worker> {
+    /// Connects to every address, the first call goes to one of them, and makes sure that the key is there.
+    async fn open(engine: Engine, addresses: &[String], first: usize, key: &str) -> Result<Worker> {
         let config = json!({"type": "boolean", "variants": {"on": true, "off": false}, "off_variant": "off",
             "description": "written by scripts/bench", "tags": ["bench"]});
+        let (mut connections, mut callers) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match engine {
+                Engine::Pennon => connections.push(Connection::open(address).await?),
+                Engine::Etcd => callers.push(Caller::open(address).await?),
+            }
+        }
         let mut worker = match engine {
             Engine::Pennon => Worker::Pennon {
-                connection: Connection::open(address).await?,
+                connections: Turns {
+                    all: connections,
+                    next: first,
+                },
                 path: format!("/v1/flags/{key}"),
                 config,
                 version: 0,
             },
             Engine::Etcd => Worker::Etcd {
-                caller: Caller::open(address).await?,
+                callers: Turns {
+                    all: callers,
+                    next: first,
+                },
                 key: format!("flags/{key}").into_bytes(),
                 value: config.to_string().into_bytes(),
                 revision: 0,
@@ -93,7 +122,7 @@ impl Worker {
     async fn write(&mut self) -> Result<()> {
         match self {
             Worker::Pennon {
-                connection,
+                connections,
                 path,
                 config,
                 version,
@@ -103,16 +132,16 @@ impl Worker {
                     0 => call.if_absent(),
                     version => call.if_at(version),
                 };
-                *version = answered(connection, &call).await?;
+                *version = answered(connections.next(), &call).await?;
             }
             Worker::Etcd {
-                caller,
+                callers,
                 key,
                 value,
                 revision,
             } => {
                 let request = grpc::put_if_request(key, value, *revision);
-                let answer = caller.call("KV/Txn", request).await?;
+                let answer = callers.next().call("KV/Txn", request).await?;
                 *revision = grpc::read_put_if_answer(&answer)?;
             }
         }
@@ -122,12 +151,15 @@ impl Worker {
     async fn read(&mut self) -> Result<()> {
         match self {
             Worker::Pennon {
-                connection, path, ..
-            } => answered(connection, &Call::get(path.as_str()))
+                connections, path, ..
+            } => answered(connections.next(), &Call::get(path.as_str()))
                 .await
                 .map(drop),
-            Worker::Etcd { caller, key, .. } => {
-                let answer = caller.call("KV/Range", grpc::get_request(key)).await?;
+            Worker::Etcd { callers, key, .. } => {
+                let answer = callers
+                    .next()
+                    .call("KV/Range", grpc::get_request(key))
+                    .await?;
                 match grpc::read_get_answer(&answer)? {
                     1 => Ok(()),
                     found => Err(Failure::new(format!("{found} values under one key"))),
@@ -159,8 +191,8 @@ pub(crate) async fn measure(
 ) -> Result<Measured> {
     let mut opened = Vec::with_capacity(workers);
     for worker in 0..workers {
-        let address = &addresses[worker % addresses.len()];
-        opened.push(Worker::open(engine, address, &format!("{name}-{worker}")).await?);
+        let key = format!("{name}-{worker}");
+        opened.push(Worker::open(engine, addresses, worker, &key).await?);
     }
     let begin = Instant::now() + WARM_UP;
     let mut tasks = tokio::task::JoinSet::new();

@@ -3,7 +3,7 @@
 //! one takes, and how long nobody can write after the leader was killed. `scripts/bench` builds everything
 //! and runs this.
 //!
-//! Workers are spread over the nodes, so two of three writes are forwarded to the leader, unless
+//! Workers ask the nodes in turn, so two of three writes are forwarded to the leader, unless
 //! `--to leader` is given. Rounds are interleaved over the engines and the numbers of workers, with a
 //! probe of the disk in each, and medians of the rounds are shown, so that a slow minute of the machine does
 //! not hit one number alone.
