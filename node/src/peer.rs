@@ -2,7 +2,7 @@
 //! read-index, status, and the formation of the cluster.
 //!
 //! Bodies are bincode behind the format tag, length and crc of `codec`, over HTTP/1.1 with kept
-//! connections. Every request is bounded in size and every call has a deadline. A forwarded write
+//! connections; what is small and frequent goes over one connection of its own (`peer/line.rs`). Every request is bounded in size and every call has a deadline. A forwarded write
 //! says whether it certainly was not sent; everything else has an unknown outcome.
 
 use std::collections::BTreeMap;
@@ -40,6 +40,8 @@ use crate::space::SpaceReport;
 use crate::succession::{Judgement, Reign};
 use crate::writer::Written;
 use forward::{Outbox, WriteCall, WritesCall};
+use line::Called;
+use lines::Lines;
 
 /// Longest body taken from a peer, in bytes: an entry of the largest batch with room to spare.
 pub const BODY_LEN_MAX: usize = 256 << 20;
@@ -57,8 +59,12 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
 mod forward;
+pub(crate) mod line;
+mod lines;
 #[cfg(test)]
 mod vectors;
+
+type Http = Client<Connector, Full<Bytes>>;
 
 const FORMAT: u8 = 1;
 
@@ -140,11 +146,12 @@ struct MemberCall {
 /// Calls other nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerClient {
-    http: Client<Connector, Full<Bytes>>,
+    http: Http,
     cluster: ClusterId,
     /// Where members were found (value) who are not where the membership says (key).
     found: Arc<RwLock<BTreeMap<Member, String>>>,
     outbox: Arc<Outbox>,
+    lines: Lines,
 }
 
 impl PeerClient {
@@ -155,6 +162,7 @@ impl PeerClient {
             cluster,
             found: Arc::default(),
             outbox: Arc::default(),
+            lines: Lines::default(),
         }
     }
 
@@ -211,14 +219,8 @@ impl PeerClient {
         within: Duration,
     ) -> Result<u64, PeerError> {
         let deadline = Instant::now() + within;
-        let index: Option<u64> = call(
-            &self.http,
-            &self.address(&leader.member),
-            "read-index",
-            &self.cluster,
-            deadline,
-        )
-        .await?;
+        let to = self.address(&leader.member);
+        let index: Option<u64> = self.ask(&to, "read-index", &self.cluster, deadline).await?;
         index.ok_or_else(|| PeerError::Unanswered("it has no quorum or does not lead".into()))
     }
 
@@ -357,23 +359,75 @@ fn left_ms(deadline: Instant) -> u64 {
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl PeerClient {
+    /// Calls a peer over its line, if it has one and the call is not too long for it.
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        address: &str,
+        path: &str,
+        body: &Q,
+        deadline: Instant,
+    ) -> Result<A, PeerError> {
+        let body =
+            codec::encode(FORMAT, body).map_err(|why| PeerError::NotSent(why.to_string()))?;
+        let answer = match self.carry(address, path, body, deadline).await {
+            Ok(answer) => answer?,
+            Err(Elapsed) => return Err(PeerError::Unanswered("the deadline passed".into())),
+        };
+        codec::decode(FORMAT, &answer).map_err(|why| PeerError::Unanswered(why.to_string()))
+    }
+
+    async fn carry(
+        &self,
+        address: &str,
+        path: &str,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Result<Bytes, PeerError>, Elapsed> {
+        let lines = self.lines.call(&self.http, address, path, &body, deadline);
+        match lines.await {
+            Some(Called::Answered(status, body)) => Ok(read_answer(status, body)),
+            Some(Called::Failed(why)) => Ok(Err(why)),
+            Some(Called::Late) => Err(Elapsed),
+            None => {
+                let post = post(&self.http, address, path, body);
+                let answer = tokio::time::timeout_at(deadline, post).await;
+                answer.map_err(|_| Elapsed)
+            }
+        }
+    }
+}
+
+/// The deadline passed; the message may have arrived.
+struct Elapsed;
+
 impl PeerTransport for PeerClient {
     fn call(
         &self,
         to: &Member,
         rpc: Rpc,
         body: Bytes,
-        deadline: Duration,
+        within: Duration,
     ) -> raft::BoxFuture<Result<Bytes, CallError>> {
-        let (http, path) = (self.http.clone(), format!("raft/{}", rpc.as_str()));
-        let address = self.address(to);
+        let (client, address) = (self.clone(), self.address(to));
         Box::pin(async move {
-            match tokio::time::timeout(deadline, post(&http, &address, &path, body)).await {
+            let path = format!("raft/{}", rpc.as_str());
+            let deadline = Instant::now() + within;
+            let answer = match rpc {
+                Rpc::Append => client.carry(&address, &path, body, deadline).await,
+                // Seldom, and not to wait behind anything.
+                Rpc::PreVote | Rpc::Vote | Rpc::TransferLeader | Rpc::Snapshot => {
+                    let post = post(&client.http, &address, &path, body);
+                    let answer = tokio::time::timeout_at(deadline, post).await;
+                    answer.map_err(|_| Elapsed)
+                }
+            };
+            match answer {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(PeerError::NotSent(why))) => Err(CallError::Unreachable(why)),
                 Ok(Err(why @ PeerError::NoSuchCall)) => Err(CallError::Refused(why.to_string())),
                 Ok(Err(PeerError::Unanswered(why))) => Err(CallError::Refused(why)),
-                Err(_) => Err(CallError::Timeout(deadline)),
+                Err(Elapsed) => Err(CallError::Timeout(within)),
             }
         })
     }
@@ -381,7 +435,7 @@ impl PeerTransport for PeerClient {
 
 /// Asks whoever listens at an address who it is, before there is a cluster.
 pub(crate) struct Greeter {
-    http: Client<Connector, Full<Bytes>>,
+    http: Http,
 }
 
 impl Greeter {
@@ -437,7 +491,7 @@ impl Greeter {
 }
 
 async fn call<Q: Serialize, A: DeserializeOwned>(
-    http: &Client<Connector, Full<Bytes>>,
+    http: &Http,
     address: &str,
     path: &str,
     body: &Q,
@@ -449,12 +503,7 @@ async fn call<Q: Serialize, A: DeserializeOwned>(
     codec::decode(FORMAT, &answer).map_err(|why| PeerError::Unanswered(why.to_string()))
 }
 
-async fn post(
-    http: &Client<Connector, Full<Bytes>>,
-    address: &str,
-    path: &str,
-    body: Bytes,
-) -> Result<Bytes, PeerError> {
+async fn post(http: &Http, address: &str, path: &str, body: Bytes) -> Result<Bytes, PeerError> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://{address}/peer/{path}"))
@@ -473,16 +522,18 @@ async fn post(
         .collect()
         .await;
     let body = body.map_err(|why| unanswered(&why))?.to_bytes();
-    if status == StatusCode::NOT_FOUND {
-        return Err(PeerError::NoSuchCall);
+    read_answer(status, body)
+}
+
+fn read_answer(status: StatusCode, body: Bytes) -> Result<Bytes, PeerError> {
+    match status {
+        StatusCode::OK => Ok(body),
+        StatusCode::NOT_FOUND => Err(PeerError::NoSuchCall),
+        _ => {
+            let why = format!("{status}: {}", String::from_utf8_lossy(&body));
+            Err(PeerError::Unanswered(why))
+        }
     }
-    if status != StatusCode::OK {
-        return Err(unanswered(&format!(
-            "{status}: {}",
-            String::from_utf8_lossy(&body)
-        )));
-    }
-    Ok(body)
 }
 
 fn chain(why: &dyn std::error::Error) -> String {
@@ -496,7 +547,7 @@ fn chain(why: &dyn std::error::Error) -> String {
     text
 }
 
-fn http_client(connect: Arc<dyn Connect>) -> Client<Connector, Full<Bytes>> {
+fn http_client(connect: Arc<dyn Connect>) -> Http {
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use self::pipeline::Answers;
 use crate::codec;
 use crate::command::ClusterId;
 use crate::raft::Member;
@@ -31,6 +33,7 @@ use crate::snapshot_file::SnapshotReader;
 use crate::state_machine::{Blocking, SnapshotFile};
 use crate::types::{CommittedLeaderId, RaftVote, TypeConfig};
 
+mod pipeline;
 #[cfg(test)]
 mod vectors;
 
@@ -235,6 +238,16 @@ impl Peer {
             .map_err(|why| self.rpc_error(kind, why))
     }
 
+    async fn append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+        offered: Duration,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let deadline = append_deadline(&request, offered);
+        self.rpc(Rpc::Append, RPCTypes::AppendEntries, &request, deadline)
+            .await
+    }
+
     fn rpc_error(&self, action: RPCTypes, why: CallError) -> RPCError<TypeConfig> {
         match why {
             CallError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&why)),
@@ -376,9 +389,22 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let deadline = append_deadline(&rpc, option.hard_ttl());
-        self.rpc(Rpc::Append, RPCTypes::AppendEntries, &rpc, deadline)
-            .await
+        self.append(rpc, option.hard_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> futures_util::future::BoxFuture<'s, Result<Answers<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let (peer, offered) = (&*self, option.hard_ttl());
+        let answers = pipeline::answers(input, move |request| {
+            Box::pin(peer.append(request, offered))
+        });
+        Box::pin(std::future::ready(Ok(answers)))
     }
 
     async fn vote(

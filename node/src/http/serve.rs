@@ -7,14 +7,16 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +25,7 @@ use tower::ServiceExt;
 
 use crate::http::App;
 use crate::net::{BoxedIo, Listen, Stalling};
-use crate::peer::{self, Answering, BODY_LEN_MAX};
+use crate::peer::{self, Answering, BODY_LEN_MAX, line};
 
 /// Open connections to the API at most; more wait to be accepted.
 const API_CONNECTIONS_MAX: usize = 20_000;
@@ -62,15 +64,79 @@ pub(crate) async fn serve_peers(
     stop: CancellationToken,
 ) {
     accept(listener, PEER_CONNECTIONS_MAX, stop, move |io, stop| {
-        let node = node.clone();
-        let service = service_fn(move |request| answer_peer(node.clone(), request));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .serve_connection(TokioIo::new(Stalling::new(io, STALL_MAX)), service);
-        graceful(connection, stop)
+        serve_peer(Stalling::new(io, STALL_MAX), node.clone(), stop)
     })
     .await;
+}
+
+/// Serves one connection of a peer: requests, until one of them asks for a line.
+async fn serve_peer(io: Stalling<BoxedIo>, node: Arc<dyn Answering>, stop: CancellationToken) {
+    // What the connection is to be once that request is answered.
+    let line = Arc::new(Mutex::new(None));
+    let asked = line.clone();
+    let answering = node.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let response = asks_for_line(&request).then(|| {
+            let upgrade = hyper::upgrade::on(&mut request);
+            *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+            switching()
+        });
+        let node = answering.clone();
+        async move {
+            match response {
+                Some(response) => Ok(response),
+                None => answer_peer(node, request).await,
+            }
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    let upgrade = line.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let ended = match (served, upgrade) {
+        (Ok(()), Some(upgrade)) => serve_line(upgrade, node, stop).await,
+        (served, _) => served.map_err(io::Error::other),
+    };
+    if let Err(why) = ended {
+        tracing::debug!(%why, "a connection of a peer ended");
+    }
+}
+
+async fn serve_line(
+    upgrade: OnUpgrade,
+    node: Arc<dyn Answering>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let io = TokioIo::new(upgrade.await.map_err(io::Error::other)?);
+    let answer = async |path: String, body: Bytes| peer::answer(&*node, &path, &body).await;
+    line::serve(io, stop, answer).await
+}
+
+fn asks_for_line(request: &Request<Incoming>) -> bool {
+    request.uri().path() == "/peer/line"
+        && request
+            .headers()
+            .get(UPGRADE)
+            .is_some_and(|protocol| protocol == line::PROTOCOL)
+}
+
+fn switching() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(line::PROTOCOL));
+    response
 }
 
 async fn accept<F>(
