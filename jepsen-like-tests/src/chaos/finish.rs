@@ -166,12 +166,51 @@ pub fn said_by_nodes(fleet: &Fleet) -> Vec<String> {
     let mut found = fleet.casualties();
     for at in 0..fleet.members().len() {
         let text = fleet.log(at);
-        let bad = text
-            .lines()
-            .filter(|line| FATAL.iter().any(|fatal| line.contains(fatal)))
-            .filter(|line| !line.contains(REFUSED) && !fleet.is_excused(line));
+        let bad = fatal(&text, fleet.expected(at));
+        let bad = bad.filter(|line| !fleet.is_excused(line));
         let name = fleet.name(at);
         found.extend(bad.take(5).map(|line| format!("{name} said: {line}")));
     }
     found
+}
+
+/// Lines that must not be there, but for the first of each kind that is expected from some byte on.
+fn fatal<'a>(
+    text: &'a str,
+    mut expected: Vec<(usize, &'static str)>,
+) -> impl Iterator<Item = &'a str> {
+    let begins = text.split_inclusive('\n').scan(0, |end, line| {
+        let begin = *end;
+        *end += line.len();
+        Some((begin, line.trim_end()))
+    });
+    begins
+        .filter(|(_, line)| FATAL.iter().any(|fatal| line.contains(fatal)))
+        .filter(|(_, line)| !line.contains(REFUSED))
+        .filter(move |(begin, line)| {
+            let is = |(from, what): &(usize, &str)| from <= begin && line.contains(what);
+            let found = expected.iter().position(is);
+            found.map(|at| expected.swap_remove(at)).is_none()
+        })
+        .map(|(_, line)| line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_fatal_but_for_one_that_is_expected_from_there_on() {
+        let line = "thread 'history-open' (7) panicked at sled/segment.rs:556:25:\n";
+        let other = "thread 'main' (1) panicked at node/src/hub.rs:1:1:\nindex out of bounds\n";
+        let text = format!("{line}{line}{other}n1 is ready\n{line}");
+        let expected = vec![(line.len(), "thread 'history-open'")];
+        let found: Vec<&str> = fatal(&text, expected).collect();
+        let line = line.trim_end();
+        let other = other.lines().next().unwrap();
+        assert_eq!(found, [line, other, line]);
+        assert_eq!(fatal(&text, Vec::new()).count(), 4);
+        let refused = "this node stops why=damaged: this node must rejoin as a new member";
+        assert_eq!(fatal(refused, Vec::new()).count(), 0);
+    }
 }

@@ -128,6 +128,8 @@ pub struct Fleet {
     controls: BTreeMap<usize, Control>,
     /// Lines that a node wrote because of a fault that has it end.
     excused: Mutex<BTreeSet<String>>,
+    /// What a node may say once, from this byte of its log on, because of what was done to it.
+    expected: Mutex<Vec<(usize, usize, &'static str)>>,
     /// Nodes that ended although nobody ended them.
     casualties: Mutex<Casualties>,
 }
@@ -205,6 +207,7 @@ impl Fleet {
             leader: watch::channel(None).0,
             controls,
             excused: Mutex::default(),
+            expected: Mutex::default(),
             casualties: Mutex::new(casualties),
         };
         for at in 0..fleet.members.len() {
@@ -426,6 +429,22 @@ impl Fleet {
         let mut excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
         excused.extend(found.iter().cloned());
         found
+    }
+
+    /// Takes no offence at the first line with this in it that a node writes from this byte of its log on,
+    /// whenever that is.
+    pub fn expect_once(&self, at: usize, from: usize, what: &'static str) {
+        let expected = self.expected.lock();
+        let mut expected = expected.unwrap_or_else(PoisonError::into_inner);
+        expected.push((at, from, what));
+    }
+
+    /// What a node may say once, each from a byte of its log on.
+    pub fn expected(&self, at: usize) -> Vec<(usize, &'static str)> {
+        let expected = self.expected.lock();
+        let expected = expected.unwrap_or_else(PoisonError::into_inner);
+        let of_node = expected.iter().filter(|(of, ..)| *of == at);
+        of_node.map(|(_, from, what)| (*from, *what)).collect()
     }
 
     /// Whether a line was excused.

@@ -23,6 +23,10 @@ use crate::http1::Call;
 /// Longest time for a node to refuse its directory or to open it. Other faults go on meanwhile.
 const DECIDED_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
+/// Where a node keeps its history, which it makes anew when it cannot be read.
+const HISTORY: &str = "state";
+/// Opening a damaged one may panic in sled; the node has a thread for that, and goes on without.
+const OPENS_HISTORY: &str = "thread 'history-open'";
 
 pub(super) async fn perform(act: &mut Act) -> Result<()> {
     let arena = Arc::clone(&act.arena);
@@ -42,7 +46,11 @@ pub(super) async fn perform(act: &mut Act) -> Result<()> {
     act.asked(&[claim.at]);
     fleet.kill(claim.at)?;
     act.rest(act.planned.lasts).await;
-    let what = hurt(&fleet.data(claim.at), &mut act.random)?;
+    let log_began = fleet.log(claim.at).len();
+    let (file, what) = hurt(&fleet.data(claim.at), &mut act.random)?;
+    if file.starts_with(HISTORY) {
+        fleet.expect_once(claim.at, log_began, OPENS_HISTORY);
+    }
     fleet.forget_unsynced(claim.at)?;
     fleet.start(claim.at)?;
     settle(act, fleet, &claim, &what).await
@@ -80,8 +88,8 @@ async fn settle(act: &mut Act, fleet: &Fleet, claim: &Claim<'_>, what: &str) -> 
     }
 }
 
-/// Damages one file, and says which and how.
-fn hurt(data: &Path, random: &mut StdRng) -> Result<String> {
+/// Damages one file; returns where it is in the directory, and what was done.
+fn hurt(data: &Path, random: &mut StdRng) -> Result<(PathBuf, String)> {
     let mut files = Vec::new();
     collect(data, &mut files)?;
     files.sort();
@@ -89,33 +97,34 @@ fn hurt(data: &Path, random: &mut StdRng) -> Result<String> {
         return Err(Failure::new(format!("{} has no files", data.display())));
     }
     let file = &files[random.random_range(0..files.len())];
-    let shown = file.strip_prefix(data).unwrap_or(file).display();
+    let inside = file.strip_prefix(data).unwrap_or(file);
+    let shown = inside.display();
     let length = fs::metadata(file)?.len();
     let place = random.random_range(0..length);
-    match random.random_range(0..5) {
+    let what = match random.random_range(0..5) {
         0 => {
             fs::OpenOptions::new()
                 .write(true)
                 .open(file)?
                 .set_len(place)?;
-            Ok(format!("{shown} was cut from {length} to {place} bytes"))
+            format!("{shown} was cut from {length} to {place} bytes")
         }
         1 => {
             let count = (length - place).min(4_096);
             let open = fs::OpenOptions::new().write(true).open(file)?;
             open.write_all_at(&vec![0; count as usize], place)?;
-            Ok(format!("{count} bytes of {shown} at {place} are 0"))
+            format!("{count} bytes of {shown} at {place} are 0")
         }
         2 => {
             fs::remove_file(file)?;
-            Ok(format!("{shown} of {length} bytes is gone"))
+            format!("{shown} of {length} bytes is gone")
         }
         3 => {
             let other = &files[random.random_range(0..files.len())];
             let bytes = fs::read(other)?;
             fs::write(file, bytes)?;
             let other = other.strip_prefix(data).unwrap_or(other).display();
-            Ok(format!("{shown} has the bytes of {other}"))
+            format!("{shown} has the bytes of {other}")
         }
         _ => {
             let open = fs::OpenOptions::new().read(true).write(true).open(file)?;
@@ -123,11 +132,10 @@ fn hurt(data: &Path, random: &mut StdRng) -> Result<String> {
             open.read_exact_at(&mut byte, place)?;
             byte[0] ^= 1 << random.random_range(0..8);
             open.write_all_at(&byte, place)?;
-            Ok(format!(
-                "a bit of {shown} at {place} of {length} is flipped"
-            ))
+            format!("a bit of {shown} at {place} of {length} is flipped")
         }
-    }
+    };
+    Ok((inside.to_owned(), what))
 }
 
 /// Every file that is not empty.
@@ -169,7 +177,7 @@ mod tests {
             };
             let before = read();
             let mut random = StdRng::seed_from_u64(seed);
-            let what = hurt(directory.path(), &mut random).unwrap();
+            let (_, what) = hurt(directory.path(), &mut random).unwrap();
             // A file may get its own bytes.
             let same = what.split(" has the bytes of ").collect::<Vec<_>>();
             assert_eq!(
