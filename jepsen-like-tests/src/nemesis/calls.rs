@@ -6,6 +6,9 @@
 //! comes back with the directory it has, also when it ends once more while it opens that. (One that ends by
 //! itself afterwards is noticed by the fleet.)
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -238,9 +241,7 @@ async fn fail(act: &mut Act) -> Result<()> {
         return control.disarm();
     }
     let first = control.last();
-    // The directory itself is one of its own.
-    let inside = format!("{first}/");
-    let vital = VITAL.iter().any(|part| inside.starts_with(part));
+    let vital = is_vital(&fleet.data(at), &first);
     let wait = if vital { ENDS_MAX } else { MAY_END_MAX };
     let ended = ends(fleet, at, "its disk failed", wait).await;
     let name = fleet.name(at);
@@ -270,6 +271,20 @@ async fn fail(act: &mut Act) -> Result<()> {
     fleet.start(at)
 }
 
+/// Whether a node cannot go on that was told of an error at this file. A segment of the log that is being
+/// filled for later has no head yet: what failed there ends the log when it takes the segment.
+fn is_vital(data: &Path, file: &str) -> bool {
+    // The directory itself is one of its own.
+    let inside = format!("{file}/");
+    if !VITAL.iter().any(|part| inside.starts_with(part)) {
+        return false;
+    }
+    let mut head = [0; 16];
+    let open = File::open(data.join(file.trim_start_matches('/')));
+    let read = open.and_then(|mut open| open.read_exact(&mut head));
+    !(file.ends_with(".seg") && read.is_ok() && head == [0; 16])
+}
+
 /// A node on a disk that can only be read does not start, and says so.
 async fn begins_not(act: &mut Act, fleet: &Fleet, at: usize) -> Result<()> {
     fleet.start(at)?;
@@ -279,4 +294,23 @@ async fn begins_not(act: &mut Act, fleet: &Fleet, at: usize) -> Result<()> {
         fleet.kill(at)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_is_being_filled_is_not_vital() {
+        let data = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(data.path().join(name), bytes);
+        std::fs::create_dir(data.path().join("log")).unwrap();
+        write("log/1.seg", b"a head, then records").unwrap();
+        write("log/2.seg", &[0; 4096]).unwrap();
+        write("log/MANIFEST", &[0; 4096]).unwrap();
+        let vital = |file: &str| is_vital(data.path(), file);
+        assert!(vital("/log/1.seg") && vital("/log/MANIFEST") && vital("/log"));
+        assert!(vital("/hard/a") && vital("/log/3.seg"), "not there");
+        assert!(!vital("/log/2.seg") && !vital("/state/g1/db"));
+    }
 }
