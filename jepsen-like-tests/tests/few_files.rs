@@ -16,9 +16,7 @@ use jepsen_like_tests::until;
 use jepsen_like_tests::workloads::registers::{flag_config, path_of};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// A node that may open no file takes no connection either: who happens to need a second one gives up after
-/// 10 s at most and asks again over the first.
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(20);
 /// What a node says that waits.
 const WAITS: &str = "waiting until the disk has space and files can be opened";
 

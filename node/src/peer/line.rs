@@ -38,7 +38,7 @@ use crate::net::Io;
 pub(crate) const PROTOCOL: &str = "pennon-line/1";
 
 /// Longest body of a call. What is longer would make others wait, and travels alone.
-pub(super) const BODY_LEN_MAX: usize = 64 * 1024;
+pub(super) const CALL_LEN_MAX: usize = 64 * 1024;
 
 /// Longest body of an answer, which may be longer than what it answers.
 const ANSWER_LEN_MAX: usize = 16 << 20;
@@ -57,7 +57,7 @@ const SILENCE_MAX: Duration = Duration::from_millis(500);
 const READ_LEN: usize = 16 * 1024;
 const READ_LEN_MIN: usize = 1024;
 
-/// Bytes of `length` and `number`.
+/// Bytes of `length`, and of `number`.
 const LENGTH_LEN: usize = 4;
 const NUMBER_LEN: usize = 8;
 
@@ -133,7 +133,7 @@ impl Line {
             None => "the connection ended".to_owned(),
         };
         match frame.len() == length {
-            true => Err(PeerError::NotSent(why)),
+            true => Err(PeerError::NotSent(why)), // I9
             false => Err(PeerError::Unanswered(why)),
         }
     }
@@ -177,7 +177,6 @@ struct Waits {
 
 #[derive(Default)]
 struct WaitsInner {
-    /// `None` once nothing more will come.
     open: BTreeMap<u64, oneshot::Sender<Answer>>,
     next: u64,
     ended: bool,

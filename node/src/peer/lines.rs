@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
-use super::line::{BODY_LEN_MAX, Called, Line, PROTOCOL};
+use super::line::{CALL_LEN_MAX, Called, Line, PROTOCOL};
 use super::{CONNECT_MAX, Http, PeerError, chain};
 
 /// How long a peer that knows no lines is called over HTTP before it is asked again.
@@ -64,7 +64,7 @@ impl Lines {
         body: &[u8],
         deadline: Instant,
     ) -> Option<Called> {
-        if body.len() > BODY_LEN_MAX {
+        if body.len() > CALL_LEN_MAX {
             return None;
         }
         let line = tokio::time::timeout_at(deadline, self.line(http, address)).await;
@@ -325,7 +325,7 @@ mod tests {
             }
             tokio::time::sleep(HTTP_FOR).await;
         }
-        let long = vec![0; BODY_LEN_MAX + 1];
+        let long = vec![0; CALL_LEN_MAX + 1];
         let lines = &caller.lines;
         let deadline = Instant::now() + LONG;
         let called = lines.call(&caller.http, "peer:1", "hello", &long, deadline);

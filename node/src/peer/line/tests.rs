@@ -89,9 +89,9 @@ async fn a_call_does_not_wait_for_another_and_gets_its_own_answer() {
         assert_eq!(answered(unknown), (404, "no such call".into()));
         let long = line.call("long", b"", within(LONG)).await;
         assert_eq!(answered(long).0, 500);
-        let largest = vec![7; BODY_LEN_MAX];
+        let largest = vec![7; CALL_LEN_MAX];
         let largest = line.call("echo", &largest, within(LONG)).await;
-        assert_eq!(answered(largest).1.len(), BODY_LEN_MAX);
+        assert_eq!(answered(largest).1.len(), CALL_LEN_MAX);
         node.lets.add_permits(1);
     };
     let (slow, ()) = tokio::join!(slow, others);
@@ -140,6 +140,7 @@ async fn answers_that_cannot_be_read_end_it() {
     }
 }
 
+// I9
 #[tokio::test]
 async fn whoever_stops_while_he_sends_ends_it_and_who_stops_later_does_not() {
     let (near, _far) = duplex(16);
