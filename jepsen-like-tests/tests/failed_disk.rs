@@ -102,6 +102,33 @@ async fn a_node_whose_log_cannot_be_synced_ends_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_history_cannot_be_synced_ends_in_order() {
+    let world = World::start().await;
+    world.write(0, "before").await;
+    // What is written is on disk from here on: what fails is the last sync, of nothing.
+    for _ in 0..2 {
+        world.fleet.stop(1, WAIT).await.unwrap();
+        world.fleet.start(1).unwrap();
+        world.is_whole().await;
+    }
+    let control = world.fleet.control(1).unwrap();
+    control
+        .fail(&[Calls::Sync], EIO, u64::MAX, "/state/")
+        .unwrap();
+    world.fleet.stop(1, WAIT).await.unwrap();
+    let output = world.fleet.output(1);
+    assert!(output.contains("not made durable at close"), "{output}");
+    for bad in ["panicked at", "closing the storage failed"] {
+        assert!(!output.contains(bad), "{output}");
+    }
+    control.disarm().unwrap();
+    world.fleet.start(1).unwrap();
+    world.is_whole().await;
+    let call = Call::get(path_of("before"));
+    world.fleet.ask(1, &call, WAIT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_is_there_after_all_lost_power() {
     let world = World::start().await;
     let mut random = StdRng::seed_from_u64(7);

@@ -102,7 +102,7 @@ impl<'a> Touched<'a> {
         if !self.versions.contains_key(&version) {
             let mut content = Content::new();
             if !is_new {
-                for pair in self.store.db.scan_prefix(version_key(version, &[])) {
+                for pair in self.store.db()?.scan_prefix(version_key(version, &[])) {
                     let (key, value) = pair.map_err(trouble)?;
                     self.sum = self.sum.wrapping_sub(weight(&key, &value));
                     let records = decode_group(&key, &value)?.into_iter();

@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::command::ClusterId;
 
-use super::files::{damaged, trouble};
+use super::files::{closed, damaged, guarded, trouble};
 use super::groups::decode_group;
 use super::{Extent, HistoryRecord};
 
@@ -140,7 +140,8 @@ impl Index {
 /// One open sled database. Reading only; the [`Writer`](super::writer::Writer) writes.
 #[derive(Debug)]
 pub(super) struct Store {
-    pub(super) db: sled::Db,
+    /// There until this is dropped.
+    db: Option<sled::Db>,
     /// The data file, opened beside sled to sync it; kept open so that no write error is missed.
     pub(super) file: File,
     pub(super) path: PathBuf,
@@ -156,11 +157,15 @@ impl Store {
         let db = config.open().map_err(trouble)?;
         let file = File::open(path.join("db"))?;
         Ok(Self {
-            db,
+            db: Some(db),
             file,
             path: path.to_owned(),
             index: RwLock::default(),
         })
+    }
+
+    pub(super) fn db(&self) -> io::Result<&sled::Db> {
+        self.db.as_ref().ok_or_else(closed)
     }
 
     pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
@@ -173,7 +178,7 @@ impl Store {
 
     /// Whose it is, where it says so.
     pub(super) fn owner(&self) -> io::Result<Option<ClusterId>> {
-        let found = self.db.get(OWNER_KEY).map_err(trouble)?;
+        let found = self.db()?.get(OWNER_KEY).map_err(trouble)?;
         let read = |value: sled::IVec| {
             let id = unframe(OWNER_KEY, &value)?.try_into().ok()?;
             Some(ClusterId::new(u128::from_le_bytes(id)))
@@ -184,8 +189,9 @@ impl Store {
 
     /// Reads everything once, makes the index of it, and compares it with what the totals say.
     pub(super) fn check(&self) -> io::Result<Checked> {
-        let totals = match self.db.get(META_KEY).map_err(trouble)? {
-            None if self.db.is_empty() => return Ok(Checked::default()),
+        let db = self.db()?;
+        let totals = match db.get(META_KEY).map_err(trouble)? {
+            None if db.is_empty() => return Ok(Checked::default()),
             None => return Err(damaged("records, but no totals".to_owned())),
             Some(value) if value.first().is_some_and(|format| *format < FORMAT) => {
                 let why = format!("it is of format {}, this release writes {FORMAT}", value[0]);
@@ -200,7 +206,7 @@ impl Store {
             ..totals
         };
         let (mut index, mut span, mut live) = (Index::default(), None, 0);
-        for pair in self.db.scan_prefix([VERSIONS]) {
+        for pair in db.scan_prefix([VERSIONS]) {
             let (key, value) = pair.map_err(trouble)?;
             found.sum = found.sum.wrapping_add(weight(&key, &value));
             live += live_bytes(&key, &value);
@@ -222,15 +228,19 @@ impl Store {
 
     /// What the records need on disk, about.
     pub(super) fn live(&self) -> io::Result<u64> {
-        self.db.scan_prefix([VERSIONS]).try_fold(0, |live, pair| {
+        let mut pairs = self.db()?.scan_prefix([VERSIONS]);
+        pairs.try_fold(0, |live, pair| {
             let (key, value) = pair.map_err(trouble)?;
             Ok(live + live_bytes(&key, &value))
         })
     }
 
     /// All records, oldest first.
-    pub(super) fn oldest_first(&self) -> impl Iterator<Item = io::Result<(Id, Bytes)>> {
-        self.db.scan_prefix([VERSIONS]).flat_map(|pair| {
+    pub(super) fn oldest_first(
+        &self,
+    ) -> io::Result<impl Iterator<Item = io::Result<(Id, Bytes)>> + use<>> {
+        let pairs = self.db()?.scan_prefix([VERSIONS]);
+        Ok(pairs.flat_map(|pair| {
             let group = pair
                 .map_err(trouble)
                 .and_then(|(key, value)| decode_group(&key, &value));
@@ -241,12 +251,13 @@ impl Store {
             let records = records.into_iter();
             let records = records.map(|record| Ok(((record.version, record.object), record.body)));
             records.chain(error)
-        })
+        }))
     }
 
     /// All ids, oldest first.
-    pub(super) fn ids(&self) -> impl Iterator<Item = io::Result<Id>> {
-        self.oldest_first().map(|record| record.map(|(id, _)| id))
+    pub(super) fn ids(&self) -> io::Result<impl Iterator<Item = io::Result<Id>> + use<>> {
+        let records = self.oldest_first()?;
+        Ok(records.map(|record| record.map(|(id, _)| id)))
     }
 
     pub(super) fn of_object(
@@ -267,7 +278,7 @@ impl Store {
         for version in versions {
             let (low, high) = (version_key(version, &[]), version_key(version, object));
             // Missing means trimmed since the line above.
-            if let Some(pair) = self.db.range(low..=high).next_back() {
+            if let Some(pair) = self.db()?.range(low..=high).next_back() {
                 let (key, value) = pair.map_err(trouble)?;
                 let group = decode_group(&key, &value)?.into_iter();
                 records.extend(group.filter(|record| record.object == object));
@@ -284,7 +295,7 @@ impl Store {
         let end = before.map_or(vec![VERSIONS + 1], |before| version_key(before, &[]));
         let mut records: Vec<HistoryRecord> = Vec::new();
         for pair in self
-            .db
+            .db()?
             .range(vec![VERSIONS]..end)
             .rev()
             .take(if limit == 0 { 0 } else { usize::MAX })
@@ -301,13 +312,13 @@ impl Store {
     }
 
     pub(super) fn extent(&self, object: &[u8]) -> io::Result<Extent> {
-        let totals = match self.db.get(META_KEY).map_err(trouble)? {
+        let totals = match self.db()?.get(META_KEY).map_err(trouble)? {
             None => Totals::default(),
             Some(value) => unframe(META_KEY, &value)
                 .and_then(Totals::decode)
                 .ok_or_else(|| damaged("the totals are damaged".to_owned()))?,
         };
-        let oldest = self.ids().next().transpose()?;
+        let oldest = self.ids()?.next().transpose()?;
         let index = self.index();
         let oldest_of_object = index.versions(object).next();
         Ok(Extent {
@@ -321,7 +332,7 @@ impl Store {
     /// Some records below the key `end`, newest first; none means there are no more.
     pub(super) fn chunk_below(&self, end: &[u8]) -> io::Result<Vec<HistoryRecord>> {
         let (mut records, mut bytes) = (Vec::new(), 0);
-        for pair in self.db.range(vec![VERSIONS]..end.to_vec()).rev() {
+        for pair in self.db()?.range(vec![VERSIONS]..end.to_vec()).rev() {
             let (key, value) = pair.map_err(trouble)?;
             bytes += value.len();
             // A version that was written anew meanwhile may have its groups cut elsewhere.
@@ -334,6 +345,27 @@ impl Store {
             }
         }
         Ok(records)
+    }
+}
+
+impl Drop for Store {
+    /// sled syncs when its last handle goes, and panics when the disk refuses. So the disk is asked before;
+    /// when it refuses, the handles are left open. Nothing is lost: what is missing here comes again.
+    fn drop(&mut self) {
+        let Some(db) = self.db.take() else {
+            return;
+        };
+        let closed = self
+            .file
+            .sync_all()
+            .inspect_err(|_| std::mem::forget(db.clone()));
+        let closed = closed.and(guarded(|| {
+            drop(db);
+            Ok(())
+        }));
+        if let Err(error) = closed {
+            tracing::warn!(%error, path = %self.path.display(), "history: a store was not closed");
+        }
     }
 }
 

@@ -245,7 +245,7 @@ impl Writer {
                 return Ok(());
             }
             let mut ids = Vec::new();
-            for record in self.store.oldest_first() {
+            for record in self.store.oldest_first()? {
                 let (id, body) = record?;
                 if ids.len() >= excess {
                     let time_ms = (self.options.time_of)(&body);
@@ -293,7 +293,7 @@ impl Writer {
             let id = cluster.get().to_le_bytes();
             batch.insert(OWNER_KEY, frame(OWNER_KEY, &id));
         }
-        self.store.db.apply_batch(batch).map_err(trouble)?;
+        self.store.db()?.apply_batch(batch).map_err(trouble)?;
         self.is_owned = true;
         self.totals = totals;
         let mut index = self.store.index_mut();
@@ -304,7 +304,7 @@ impl Writer {
         if self.unflushed >= FLUSH_BYTES {
             // sled takes batches faster than it writes them, and keeps the rest in memory without
             // bound. Waiting here is what fills the queue and slows the caller.
-            self.store.db.flush().map_err(trouble)?;
+            self.store.db()?.flush().map_err(trouble)?;
             self.unflushed = 0;
             self.measure()?;
         }
@@ -388,7 +388,7 @@ impl Writer {
             }
         }
         let excess = totals.count.saturating_sub(self.keep.total_max.max(1));
-        for id in oldest(self.store.ids(), staged.keys().cloned(), &removed, excess)? {
+        for id in oldest(self.store.ids()?, staged.keys().cloned(), &removed, excess)? {
             totals.count -= 1;
             removed.insert(id);
         }
@@ -446,7 +446,7 @@ impl Writer {
     /// own are not synced at all.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         // What sled could not do it never will; what is opened below can be tried again.
-        let flushed = self.store.db.flush().map_err(trouble);
+        let flushed = self.store.db()?.flush().map_err(trouble);
         flushed.map_err(|why| match is_out_of_files(&why) {
             true => io::Error::other(why),
             false => why,
