@@ -25,6 +25,7 @@ const DECIDED_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 /// Where a node keeps its history, which it makes anew when it cannot be read.
 const HISTORY: &str = "state";
+const LOG: &str = "log";
 /// Opening a damaged one may panic in sled; the node has a thread for that, and goes on without.
 const OPENS_HISTORY: &str = "thread 'history-open'";
 
@@ -96,11 +97,17 @@ fn hurt(data: &Path, random: &mut StdRng) -> Result<(PathBuf, String)> {
     if files.is_empty() {
         return Err(Failure::new(format!("{} has no files", data.display())));
     }
-    let file = &files[random.random_range(0..files.len())];
+    // Half of it hits the log: nowhere else is so much that is nowhere else on this node.
+    let is_log = |file: &&PathBuf| file.starts_with(data.join(LOG));
+    let logs: Vec<&PathBuf> = files.iter().filter(is_log).collect();
+    let file = match logs.is_empty() || random.random_bool(0.5) {
+        true => &files[random.random_range(0..files.len())],
+        false => logs[random.random_range(0..logs.len())],
+    };
     let inside = file.strip_prefix(data).unwrap_or(file);
     let shown = inside.display();
     let length = fs::metadata(file)?.len();
-    let place = random.random_range(0..length);
+    let place = random.random_range(0..written(file)?);
     let what = match random.random_range(0..5) {
         0 => {
             fs::OpenOptions::new()
@@ -138,6 +145,13 @@ fn hurt(data: &Path, random: &mut StdRng) -> Result<(PathBuf, String)> {
     Ok((inside.to_owned(), what))
 }
 
+/// How much of a file has been written to: what a segment of the log is filled up with is zeros.
+fn written(file: &Path) -> Result<u64> {
+    let bytes = fs::read(file)?;
+    let last = bytes.iter().rposition(|byte| *byte != 0);
+    Ok(last.map_or(bytes.len(), |last| last + 1) as u64)
+}
+
 /// Every file that is not empty.
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(directory)? {
@@ -160,13 +174,12 @@ mod tests {
     fn every_damage_changes_the_directory() {
         for seed in 0..50 {
             let directory = tempfile::tempdir().unwrap();
-            fs::create_dir(directory.path().join("sub")).unwrap();
-            for (name, byte) in [("one", 1), ("sub/two", 2), ("sub/three", 3)] {
-                fs::write(
-                    directory.path().join(name),
-                    vec![byte; 100 + usize::from(byte)],
-                )
-                .unwrap();
+            fs::create_dir(directory.path().join(LOG)).unwrap();
+            for (name, byte, unused) in [("one", 1, 0), ("log/two", 2, 9_000), ("log/three", 3, 0)]
+            {
+                let mut bytes = vec![byte; 100 + usize::from(byte)];
+                bytes.resize(bytes.len() + unused, 0);
+                fs::write(directory.path().join(name), bytes).unwrap();
             }
             let read = || {
                 let mut files = Vec::new();
