@@ -10,12 +10,14 @@ use rand::RngExt;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::{Act, Kind, TARGET_MAX};
-use crate::chaos::fleet::{Claim, Fleet, State};
+use crate::chaos::fleet::{Claim, Fleet, LOOK_MAX, State};
 use crate::failure::{Failure, Result};
 use crate::http1::Call;
 
 /// Longest wait for an answer of a node that may open no file.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
+/// Between two looks whether a node has opened its directory.
+const LOOK: Duration = Duration::from_millis(50);
 /// A new file gets the lowest number that is free, which must be below this: none is.
 const FILES_MAX: u64 = 3;
 /// Threads that burn, for each core.
@@ -98,12 +100,26 @@ async fn one<'a>(act: &mut Act, fleet: &'a Fleet, of: Vec<usize>) -> Result<Clai
     claim.ok_or_else(|| Failure::new("no node is free"))
 }
 
+/// Waits until a node has opened what it needs: one that cannot ends, as it should.
+async fn opened(act: &Act, fleet: &Fleet, at: usize) -> Result<()> {
+    let call = Call::get("/v1/cluster");
+    let end = tokio::time::Instant::now() + TARGET_MAX;
+    while fleet.ask(at, &call, LOOK_MAX).await.is_err() {
+        if tokio::time::Instant::now() >= end || act.is_over() {
+            return Err(Failure::new("the node did not open its directory in time"));
+        }
+        act.rest(LOOK).await;
+    }
+    Ok(())
+}
+
 /// Lets a node open no more files than it has, and shows that it does not answer new connections.
 async fn files(act: &mut Act) -> Result<()> {
     let arena = Arc::clone(&act.arena);
     let claim = one(act, &arena.fleet, arena.fleet.alive()).await?;
     let at = claim.at;
     act.asked(&[at]);
+    opened(act, &arena.fleet, at).await?;
     let id = arena.fleet.process_id(at).unwrap_or_default();
     let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Failure::new("the node has just ended"))?;

@@ -32,7 +32,7 @@ cluster, move the data directory away, and start it empty";
 const MIX_UP: &str = "start the node with the data directory that is its own, or move this one away and let the node join as a new member";
 const NEWER: &str = "start the release that wrote it, or a later one";
 const IN_USE: &str = "stop the other process first, or give this one a data directory of its own";
-const SYSTEM: &str = "make the disk readable and writable again (space, permissions, hardware), then start the node again";
+const SYSTEM: &str = "make the disk readable and writable again (space, permissions, the limit of open files, hardware), then start the node again";
 
 impl OpenError {
     /// The disk gave back something that was never written there.
