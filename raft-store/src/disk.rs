@@ -19,6 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 mod memory;
 mod space;
@@ -80,6 +81,13 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// The names may or may not be durable; do not retry.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// How long the log lets its next round wait, [`Flushing::Inline`](crate::log::Flushing): a disk on which
+    /// everything is done at once, because time stands still meanwhile, can say what syncing would have
+    /// taken. Nothing on a disk that takes its time itself.
+    fn sync_time(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Returns how many bytes this process can still write; `None` where the disk has no bound that
     /// it knows of.

@@ -43,6 +43,7 @@ fn calm() -> Parameters {
         },
         segment_bytes: 1 << 20,
         min_free: 256 << 10,
+        sync_ms: (0, 0),
         delay_ms: (1, 2),
         clients: 4,
         lasting: 2,

@@ -156,6 +156,7 @@ impl Cluster {
             self.universe.clone(),
             member.host.roll(),
         );
+        let disk = disk.that_takes(parameters.sync_ms);
         let disk = match parameters.control {
             Some(Control::Fsync) => disk.that_lies(),
             _ => disk,

@@ -1,12 +1,15 @@
 //! The disk of a simulated node: memory, with power that can be cut in the middle of anything.
 //!
-//! A node's storage works at once, so between two steps of the world everything it wrote is synced.
-//! The cut that hurts is therefore counted in operations: before the n-th from now the disk is
-//! taken as a power cut leaves it, every later operation fails, and the machine is doomed.
+//! Operations are done at once. What takes time is a round of the log ([`Disk::sync_time`]): until it is
+//! over nothing of it is on the disk, and whoever waits for it waits. Snapshots and the identity take
+//! none. So between two steps of the world everything that was written is synced, and the cut that hurts
+//! is counted in operations: before the n-th from now the disk is taken as a power cut leaves it, every
+//! later operation fails, and the machine is doomed.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pennon_raft_store::disk::{Disk, DiskFile, Kept, MemoryDisk, Open, Operation};
 use rand::rngs::StdRng;
@@ -25,6 +28,8 @@ pub(crate) struct SimDisk {
     /// It says that the log is synced, and leaves that to the next sync of anything else, as a file
     /// system with a journal may: the control of what fsync is for.
     lies: bool,
+    /// Milliseconds that a sync of the log takes, at least and at most.
+    sync_ms: (u64, u64),
 }
 
 struct Plug {
@@ -51,7 +56,13 @@ impl SimDisk {
             universe,
             plug: Arc::new(Mutex::new(plug)),
             lies: false,
+            sync_ms: (0, 0),
         }
+    }
+
+    /// The same disk, whose syncs of the log take so many milliseconds.
+    pub(crate) fn that_takes(self, sync_ms: (u64, u64)) -> Self {
+        SimDisk { sync_ms, ..self }
     }
 
     /// The same disk, which does not sync the log when told to; a power cut takes what was not.
@@ -193,6 +204,13 @@ impl Disk for SimDisk {
         self.gate()?;
         self.write_back()?;
         self.memory.sync_dir(dir)
+    }
+
+    fn sync_time(&self) -> Duration {
+        match self.sync_ms {
+            (0, 0) => Duration::ZERO,
+            (least, most) => Duration::from_millis(self.plug().random.random_range(least..=most)),
+        }
     }
 
     fn free_bytes(&self) -> io::Result<Option<u64>> {

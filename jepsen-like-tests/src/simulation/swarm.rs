@@ -216,6 +216,8 @@ pub struct Parameters {
     pub segment_bytes: u64,
     /// Bytes below which a disk is nearly full.
     pub min_free: u64,
+    /// Milliseconds that a sync of the log takes, at least and at most.
+    pub sync_ms: (u64, u64),
     /// The usual delay of a packet in milliseconds.
     pub delay_ms: (u64, u64),
     /// Clients that read and write registers.
@@ -262,7 +264,7 @@ impl fmt::Display for Parameters {
         write!(
             f,
             "seed {}, {} s, {} nodes, heartbeat {:?}, elections {:?} to {:?}, a snapshot every {} keeping {}, segments of {} KiB, \
-             delay {:?} ms, {} clients on {}+{} registers every {:?}{}, {} applications with a bound of {} ms, {}",
+             syncs {:?} ms, delay {:?} ms, {} clients on {}+{} registers every {:?}{}, {} applications with a bound of {} ms, {}",
             self.seed,
             self.seconds,
             self.nodes,
@@ -272,6 +274,7 @@ impl fmt::Display for Parameters {
             raft.snapshot_every,
             raft.keep_behind_snapshot,
             self.segment_bytes >> 10,
+            self.sync_ms,
             self.delay_ms,
             self.clients,
             self.lasting,
@@ -337,6 +340,7 @@ impl Parameters {
             },
             gap_ms: (gap / 3, gap * 2),
             lasts_ms: (lasts / 10, lasts),
+            sync_ms: pick(random, &[(0, 0), (0, 0), (1, 3), (1, 20), (0, 60)], (0, 0)),
             written: None,
             control: None,
         }

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::{Disk, DiskFile, Open};
 
@@ -118,6 +119,7 @@ struct State {
     journal: Option<Vec<Operation>>,
     fault: Option<Fault>,
     capacity: Option<u64>,
+    sync_time: Duration,
 }
 
 /// A disk in memory. Clones share it.
@@ -158,6 +160,7 @@ impl MemoryDisk {
             journal: None,
             fault: None,
             capacity: None,
+            sync_time: Duration::ZERO,
         };
         MemoryDisk {
             state: Arc::new(Mutex::new(state)),
@@ -201,6 +204,11 @@ impl MemoryDisk {
     /// after what fits. `None` for no bound.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity = bytes;
+    }
+
+    /// Says how long syncing takes; see [`Disk::sync_time`].
+    pub fn set_sync_time(&self, time: Duration) {
+        self.lock().sync_time = time;
     }
 
     /// Returns what all files that have a name hold together, in bytes.
@@ -669,6 +677,10 @@ impl Disk for MemoryDisk {
                 path: dir.to_owned(),
             },
         )
+    }
+
+    fn sync_time(&self) -> Duration {
+        self.lock().sync_time
     }
 
     fn free_bytes(&self) -> io::Result<Option<u64>> {

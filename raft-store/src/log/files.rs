@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::disk::{Disk, DiskFile, Open};
 
@@ -40,6 +41,11 @@ impl Files {
             disk,
             open: Mutex::new(BTreeMap::new()),
         }
+    }
+
+    /// See [`Disk::sync_time`].
+    pub(crate) fn sync_time(&self) -> Duration {
+        self.disk.sync_time()
     }
 
     /// Returns the segment, opening it when it is not.

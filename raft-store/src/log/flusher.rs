@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use tokio::runtime::Handle;
+
 use super::files::Files;
 use super::index::Index;
 use super::writer::Writer;
@@ -64,6 +66,8 @@ pub(crate) struct Core {
     flusher: Option<ThreadId>,
     /// The thread sleeps until it is woken, and looks at nothing by itself before.
     pub(crate) asleep: bool,
+    /// A task makes the next round, on a disk that takes its time.
+    due: bool,
 }
 
 impl Core {
@@ -121,6 +125,7 @@ impl Shared {
             flushing: false,
             flusher: None,
             asleep: false,
+            due: false,
         };
         Shared {
             options,
@@ -186,22 +191,58 @@ impl Shared {
     /// Makes rounds until nothing is queued. Called by whoever queued something, without a thread; a call
     /// made by an answer is left to the loop that gave the answer.
     pub(crate) fn drive(&self, writer: &Mutex<Option<Writer>>) {
-        loop {
-            let mut core = self.lock();
-            if core.flushing || core.queue.is_empty() {
-                return;
-            }
-            core.flushing = true;
-            core.flusher = Some(std::thread::current().id());
-            drop(core);
-            // Nobody else has `flushing`, so nobody waits for this lock.
-            if let Some(writer) = &mut *writer.lock().unwrap_or_else(PoisonError::into_inner) {
-                self.round(writer);
-            }
-            let mut core = self.lock();
-            core.flushing = false;
-            core.flusher = None;
+        while self.turn(writer) {}
+    }
+
+    /// Makes one round, and says whether there was something to do and nobody who does it.
+    fn turn(&self, writer: &Mutex<Option<Writer>>) -> bool {
+        let mut core = self.lock();
+        if core.flushing || core.queue.is_empty() {
+            return false;
         }
+        core.flushing = true;
+        core.flusher = Some(std::thread::current().id());
+        drop(core);
+        // Nobody else has `flushing`, so nobody waits for this lock.
+        if let Some(writer) = &mut *writer.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.round(writer);
+        }
+        let mut core = self.lock();
+        core.flushing = false;
+        core.flusher = None;
+        true
+    }
+
+    /// The same where the disk says how long that takes: a task makes each round so much later. What is
+    /// queued meanwhile forms the next one; a queue at its bound waits for nothing, nor does anything
+    /// outside of a runtime.
+    pub(crate) fn drive_later(self: &Arc<Self>, writer: &Arc<Mutex<Option<Writer>>>) {
+        let mut core = self.lock();
+        let full = core.waiting_bytes > self.options.queue_bytes_max;
+        if core.due && !full {
+            return;
+        }
+        let time = self.files.sync_time();
+        let runtime = Handle::try_current().ok();
+        let Some(runtime) = runtime.filter(|_| !full && !time.is_zero()) else {
+            drop(core);
+            return self.drive(writer);
+        };
+        core.due = true;
+        let (shared, writer) = (self.clone(), writer.clone());
+        runtime.spawn(async move {
+            let mut time = time;
+            loop {
+                tokio::time::sleep(time).await;
+                shared.turn(&writer);
+                let mut core = shared.lock();
+                if core.queue.is_empty() {
+                    core.due = false;
+                    return;
+                }
+                time = shared.files.sync_time();
+            }
+        });
     }
 
     /// The thread: rounds until the log is closed or poisoned.

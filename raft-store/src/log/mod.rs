@@ -151,7 +151,9 @@ pub enum Flushing {
     #[default]
     Thread,
     /// The caller: every call writes, syncs and calls `done` before it returns. No thread, no timer; the
-    /// idle seal is written only by `seal` and `close`. For simulations.
+    /// idle seal is written only by `seal` and `close`. For simulations. On a disk that says how long
+    /// syncing takes ([`Disk::sync_time`](crate::disk::Disk::sync_time)) a task of the caller's runtime does
+    /// that so much later, with all that was queued meanwhile; until then nothing of it is on the disk.
     Inline,
 }
 

@@ -52,7 +52,7 @@ const READ_TRIES: usize = 8;
 pub struct SegmentLog {
     shared: Arc<Shared>,
     /// Without a thread of the log, the callers write.
-    writer: Mutex<Option<Writer>>,
+    writer: Arc<Mutex<Option<Writer>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Bytes left in the active segment, and what is known of the next one.
     room: Arc<AtomicU64>,
@@ -109,7 +109,7 @@ impl SegmentLog {
         };
         Ok(SegmentLog {
             shared,
-            writer: Mutex::new(writer),
+            writer: Arc::new(Mutex::new(writer)),
             thread: Mutex::new(thread),
             room,
             desk,
@@ -117,7 +117,8 @@ impl SegmentLog {
     }
 
     /// Makes everything queued durable and writes an empty batch behind it, so that later damage to the
-    /// last acknowledged one is seen. Nothing to do is fine. Without a thread this is done on return.
+    /// last acknowledged one is seen. Nothing to do is fine. Without a thread this is done on return, unless
+    /// the disk takes its time.
     pub fn seal(&self) {
         self.call(self.shared.lock(), Box::new(|_| {}), |_| Ok(Work::Seal));
     }
@@ -148,7 +149,7 @@ impl SegmentLog {
     fn go_on(&self) {
         match self.shared.options.flushing {
             Flushing::Thread => self.shared.wake(),
-            Flushing::Inline => self.shared.drive(&self.writer),
+            Flushing::Inline => self.shared.drive_later(&self.writer),
         }
     }
 
@@ -311,6 +312,7 @@ impl LogStore for SegmentLog {
     fn close(&self) {
         if self.shared.options.flushing == Flushing::Inline {
             self.seal();
+            self.shared.drive(&self.writer);
         }
         self.shared.begin_close();
         let thread = self

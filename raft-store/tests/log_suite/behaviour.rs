@@ -305,6 +305,32 @@ fn a_callback_may_call_the_log() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_takes_its_time_has_nothing_until_it_says_so() {
+    let disk = MemoryDisk::new();
+    let log = open(&disk, &small()).unwrap();
+    let left = || open(&disk.crash_synced(), &small()).unwrap().state();
+    disk.set_sync_time(Duration::from_millis(10));
+    let (done, entry_told) = answer();
+    log.append(entries(1, 0..1, 10), done);
+    let (done, vote_told) = answer();
+    log.save_vote(vote(3), done);
+    assert_eq!(log.read(0, 9, 1000).unwrap().len(), 1, "readable at once");
+    tokio::time::sleep(Duration::from_millis(9)).await;
+    assert!(entry_told.try_recv().is_err() && vote_told.try_recv().is_err());
+    assert_eq!((left().last, left().vote), (None, None)); // I9
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    entry_told.try_recv().unwrap().unwrap();
+    vote_told.try_recv().unwrap().unwrap();
+    assert_eq!((left().last, left().vote), (Some(id(1, 0)), Some(vote(3))));
+    // Closing waits for nothing.
+    let (done, told) = answer();
+    log.append(entries(1, 1..2, 10), done);
+    log.close();
+    told.try_recv().unwrap().unwrap();
+    assert_eq!(left().last, Some(id(1, 1)));
+}
+
 #[test]
 fn the_last_owner_may_be_a_callback() {
     let disk = MemoryDisk::new();
