@@ -17,6 +17,7 @@ use super::control::Control;
 use super::disk::SimDisk;
 use super::host::{Clocks, Host};
 use super::network::Wires;
+use super::operator::{Operator, Step};
 use super::swarm::Parameters;
 use super::universe::{Power, Universe};
 use crate::failure::Result;
@@ -60,6 +61,8 @@ pub(crate) struct Member {
     pub(crate) held: u32,
     /// Its disk was made to fail in this life, so it may end by itself.
     pub(crate) excused: bool,
+    /// It has lost everything once, and joins the cluster without a vote.
+    joins: bool,
     last_log: u64,
     snapshot: u64,
 }
@@ -90,6 +93,9 @@ pub(crate) struct Cluster {
     pub(crate) universe: Universe,
     pub(crate) parameters: Parameters,
     pub(crate) members: Vec<Member>,
+    operator: Operator,
+    /// A node that is to leave: and whether it is kept down until then.
+    leaving: Option<(usize, bool)>,
     pub(crate) seen: Seen,
 }
 
@@ -109,13 +115,18 @@ impl Cluster {
             start_at_ms: Some(1 + at as u64 * 20),
             held: 0,
             excused: false,
+            joins: false,
             last_log: 0,
             snapshot: 0,
         });
+        let members: Vec<Member> = members.collect();
+        let operator = Operator::new(universe, addresses(members.len()), parameters.seed);
         Cluster {
             universe: universe.clone(),
             parameters: parameters.clone(),
-            members: members.collect(),
+            members,
+            operator,
+            leaving: None,
             seen: Seen::default(),
         }
     }
@@ -130,6 +141,7 @@ impl Cluster {
             self.members[at].host.tick();
             self.bury(at, now_ms);
         }
+        self.operate(now_ms)?;
         if now_ms.is_multiple_of(20) {
             self.watch();
         }
@@ -143,6 +155,7 @@ impl Cluster {
                 .map(|at| format!("n{at}:{PEER}"))
                 .collect(),
             expect: parameters.nodes as u32,
+            learner: self.members[at].joins,
             raft: parameters.raft.clone(),
             segment_bytes: parameters.segment_bytes,
             min_free: parameters.min_free,
@@ -239,6 +252,47 @@ impl Cluster {
         }
         member.handle = Handle::default();
         member.start_at_ms = Some(now_ms + SUPERVISOR_MS);
+    }
+
+    /// Begins to replace a node, if none is being replaced.
+    pub(crate) fn replace(&mut self, at: usize, alive: bool, now_ms: u64) {
+        if self.leaving.is_some() || !self.is_whole() {
+            return;
+        }
+        if !alive {
+            self.members[at].held += 1;
+            self.end(at, Power::NoProcess, now_ms);
+        }
+        self.leaving = Some((at, !alive));
+    }
+
+    /// Whether nobody is on the way out of the cluster or into it.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.leaving.is_none() && self.operator.is_idle()
+    }
+
+    /// What the operator does: a node leaves, is wiped, and gets a vote as another member.
+    fn operate(&mut self, now_ms: u64) -> Result<()> {
+        match self.operator.tick() {
+            Some((at, Step::Leaves, old)) => {
+                self.end(at, Power::NoProcess, now_ms);
+                let member = &mut self.members[at];
+                (member.memory, member.joins) = (MemoryDisk::new(), true);
+                if self.leaving.take().is_some_and(|(_, held)| held) {
+                    self.let_go(at, now_ms);
+                }
+                self.operator.begin(at, Step::Joins(old))
+            }
+            Some((at, Step::Joins(_), id)) => {
+                self.universe.note(format_args!("n{at} is member {id:?}"));
+                self.universe.count("fault members", 1);
+                Ok(())
+            }
+            None => match self.leaving {
+                Some((at, _)) if self.operator.is_idle() => self.operator.begin(at, Step::Leaves),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Tells a node to stop; true when it is there to be told.

@@ -299,6 +299,11 @@ fn begin_at(cluster: &mut Cluster, now_ms: u64, fault: &Fault, at: usize) -> boo
         | Fault::Applications { .. }
         | Fault::Reset
         | Fault::Quality { .. } => false,
+        // Counted when it is a member again.
+        Fault::Replace { alive } => {
+            cluster.replace(at, *alive, now_ms);
+            false
+        }
     }
 }
 
@@ -329,6 +334,8 @@ fn end_at(cluster: &mut Cluster, now_ms: u64, fault: &Fault, at: usize) {
         | Fault::Clients
         | Fault::Applications { .. }
         | Fault::Reset
+        // Goes on until it is done.
+        | Fault::Replace { .. }
         | Fault::Quality { .. } => {}
     }
 }

@@ -31,6 +31,7 @@ mod faults;
 mod host;
 mod log;
 mod network;
+mod operator;
 mod run;
 mod swarm;
 mod trace;

@@ -24,6 +24,9 @@ use crate::history::{Header, Outcome, Recorder};
 /// After healing, until writes go on and all nodes are in one state.
 const RECOVER_MS: u64 = 10_000;
 
+/// Longest time, from healing, until a node that is being replaced is a member again.
+const REPLACED_MS: u64 = 30_000;
+
 /// After that clients go on for as long, without faults.
 const CALM_MS: u64 = 2_000;
 
@@ -204,6 +207,10 @@ impl World {
         let written_ms = self.universe.lock().now_ms - healed_ms;
         self.universe
             .count("ms until a write after healing", written_ms);
+        let replaced_ms = healed_ms + REPLACED_MS;
+        if !self.step_until(replaced_ms, |world| world.cluster.is_whole())? {
+            wrong.push(format!("no new member within {REPLACED_MS} ms of healing"));
+        }
         self.step_until(healed_ms + written_ms + CALM_MS, |_| false)?;
         // The last reads are many; they need not be slow.
         self.universe.lock().net.all_quick();

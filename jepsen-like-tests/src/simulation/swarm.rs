@@ -47,11 +47,13 @@ pub enum Kind {
     Full,
     /// A write or a sync fails.
     Disk,
+    /// A node leaves the cluster, loses everything, and comes back as a new member.
+    Members,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Kill,
         Kind::Power,
         Kind::Stop,
@@ -66,6 +68,7 @@ impl Kind {
         Kind::Rate,
         Kind::Full,
         Kind::Disk,
+        Kind::Members,
     ];
 
     /// The word for it.
@@ -85,6 +88,7 @@ impl Kind {
             Kind::Rate => "rate",
             Kind::Full => "full",
             Kind::Disk => "disk",
+            Kind::Members => "members",
         }
     }
 
@@ -158,6 +162,11 @@ pub(crate) enum Fault {
         sync: bool,
         nth: u64,
     },
+    /// One at a time; others that it hits are passed over.
+    Replace {
+        /// It still runs when it is taken out.
+        alive: bool,
+    },
 }
 
 impl Fault {
@@ -177,6 +186,7 @@ impl Fault {
             Fault::Rate { .. } => Kind::Rate,
             Fault::Full { .. } => Kind::Full,
             Fault::Disk { .. } => Kind::Disk,
+            Fault::Replace { .. } => Kind::Members,
         }
     }
 }
@@ -462,6 +472,9 @@ impl Parameters {
             Kind::Disk => Fault::Disk {
                 sync: random.random_range(0..2) == 0,
                 nth: random.random_range(1..20),
+            },
+            Kind::Members => Fault::Replace {
+                alive: random.random_range(0..2) == 0,
             },
         }
     }
