@@ -28,6 +28,9 @@ const FATAL: [&str; 4] = [
     "is not what its ground state compiles to",
 ];
 
+/// What a node says once it serves.
+const READY: &str = " is ready: ";
+
 /// What a node says of a damaged directory before it ends; that it ends is looked at by the fault that
 /// damaged it, and remembered of any other node.
 const REFUSED: &str = "this node must rejoin as a new member";
@@ -174,7 +177,8 @@ pub fn said_by_nodes(fleet: &Fleet) -> Vec<String> {
     found
 }
 
-/// Lines that must not be there, but for the first of each kind that is expected from some byte on.
+/// Lines that must not be there, but for one of each kind that is expected from some byte on. Who is ended
+/// before it is ready meets the same again, so until then it is expected again.
 fn fatal<'a>(
     text: &'a str,
     mut expected: Vec<(usize, &'static str)>,
@@ -184,13 +188,24 @@ fn fatal<'a>(
         *end += line.len();
         Some((begin, line.trim_end()))
     });
+    // What was expected and came, since the node was ready last.
+    let mut met = Vec::new();
     begins
-        .filter(|(_, line)| FATAL.iter().any(|fatal| line.contains(fatal)))
-        .filter(|(_, line)| !line.contains(REFUSED))
         .filter(move |(begin, line)| {
+            if line.contains(READY) {
+                met.clear();
+            }
+            if !FATAL.iter().any(|fatal| line.contains(fatal)) || line.contains(REFUSED) {
+                return false;
+            }
+            if met.iter().any(|what| line.contains(what)) {
+                return false;
+            }
             let is = |(from, what): &(usize, &str)| from <= begin && line.contains(what);
             let found = expected.iter().position(is);
-            found.map(|at| expected.swap_remove(at)).is_none()
+            let found = found.map(|at| expected.swap_remove(at).1);
+            met.extend(found);
+            found.is_none()
         })
         .map(|(_, line)| line)
 }
@@ -200,16 +215,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_fatal_but_for_one_that_is_expected_from_there_on() {
+    fn a_panic_is_fatal_but_for_one_that_is_expected_until_the_node_is_ready() {
         let line = "thread 'history-open' (7) panicked at sled/segment.rs:556:25:\n";
         let other = "thread 'main' (1) panicked at node/src/hub.rs:1:1:\nindex out of bounds\n";
-        let text = format!("{line}{line}{other}n1 is ready\n{line}");
+        let ready = "INFO n1 is ready: voter of cluster 7, version 9; http://127.0.0.1:1\n";
+        let text = format!("{line}{line}{other}{line}{ready}{line}");
         let expected = vec![(line.len(), "thread 'history-open'")];
         let found: Vec<&str> = fatal(&text, expected).collect();
         let line = line.trim_end();
         let other = other.lines().next().unwrap();
         assert_eq!(found, [line, other, line]);
-        assert_eq!(fatal(&text, Vec::new()).count(), 4);
+        assert_eq!(fatal(&text, Vec::new()).count(), 5);
         let refused = "this node stops why=damaged: this node must rejoin as a new member";
         assert_eq!(fatal(refused, Vec::new()).count(), 0);
     }

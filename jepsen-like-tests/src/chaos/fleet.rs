@@ -432,7 +432,7 @@ impl Fleet {
     }
 
     /// Takes no offence at the first line with this in it that a node writes from this byte of its log on,
-    /// whenever that is.
+    /// whenever that is, nor at others before it is ready again.
     pub fn expect_once(&self, at: usize, from: usize, what: &'static str) {
         let expected = self.expected.lock();
         let mut expected = expected.unwrap_or_else(PoisonError::into_inner);
