@@ -1,5 +1,5 @@
-//! W2: change sets over a FlagConfig, its policy and a segment that the policy uses; every set gives
-//! all three values of its own, so whoever sees them sees which set they are from.
+//! W2: change sets over a FlagConfig, its policy and a segment that the policy uses, or over the first alone;
+//! every set gives values of its own, so whoever sees them sees which set each is from.
 //!
 //! Readers take whole snapshots from any node. After the run the objects are read as of versions that
 //! were served, which is what those snapshots must have been compiled from (I3, I4).
@@ -122,13 +122,18 @@ impl Worker {
     async fn write(&mut self, pair: usize) {
         self.count += 1;
         let token = format!("s{}.c{}.{}", self.site.seed, self.client, self.count);
-        let three = objects(&self.site.environment, pair, &token);
+        let mut writes = objects(&self.site.environment, pair, &token).to_vec();
+        // Sometimes the flag alone, where it has a policy: what is compiled of both changes, too.
+        let alone = self.known.contains_key(&pair) && self.random.random_range(0..4) == 0;
+        if alone {
+            writes.truncate(1);
+        }
         // Half of those who know what is there insist on it.
         let expected = match self.random.random_bool(0.5) {
             true => self.known.get(&pair).copied(),
             false => None,
         };
-        let items = three.iter().map(|(kind, _, value)| {
+        let items = writes.iter().map(|(kind, _, value)| {
             let mut item = json!({"op": "put", "kind": kind, "key": key(pair), "value": value});
             if *kind != "flag" {
                 item["environment"] = json!(&*self.site.environment);
@@ -142,10 +147,10 @@ impl Worker {
         let invoked = self.site.recorder.now();
         let outcome = self.send(&call).await;
         match outcome {
-            SetOutcome::Committed { version } => self.known.insert(pair, version),
+            SetOutcome::Committed { version } if !alone => self.known.insert(pair, version),
             _ => self.known.remove(&pair),
         };
-        let writes = three.into_iter().map(|(_, object, value)| Write {
+        let writes = writes.into_iter().map(|(_, object, value)| Write {
             object: object.into(),
             value: Some(value.to_string().into()),
         });
