@@ -10,7 +10,7 @@ use pennon_raft_store::changes::Changes;
 use pennon_raft_store::command::{Change, ClusterId, ObjectId, Outcome, Refusal};
 use pennon_raft_store::machine::View;
 use pennon_raft_store::plan::ChangeRequest;
-use pennon_raft_store::raft::{Blocking, Member, Raft, Role, Status};
+use pennon_raft_store::raft::{Blocking, Member, Raft, Role, Status, Vote};
 use pennon_raft_store::snapshot_file::SnapshotInfo;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -55,8 +55,8 @@ pub struct MemberView {
     pub peer: String,
     /// Its part.
     pub role: Role,
-    /// Whether it votes.
-    pub voter: bool,
+    /// Its part in decisions.
+    pub vote: Vote,
     /// What it says of itself; `None` when it did not answer.
     pub said: Option<PeerStatus>,
 }
@@ -78,6 +78,8 @@ pub struct ClusterView {
     pub failure_tolerance: i64,
     /// One sentence: healthy, or what is wrong.
     pub verdict: String,
+    /// Whether a change of the members is not over yet.
+    pub is_changing: bool,
     /// The members.
     pub members: Vec<MemberView>,
 }
@@ -331,11 +333,9 @@ impl Core {
         let status = self.status();
         let done = async {
             match status.leader_member() {
-                Some(leader) if leader.id == self.node => self
-                    .raft
-                    .set_member(self.node, member.clone())
-                    .await
-                    .is_ok(),
+                Some(leader) if leader.id == self.node => {
+                    self.move_member(self.node, member.clone()).await
+                }
                 Some(leader) => {
                     self.peers
                         .announce(leader, self.node, &member, within)

@@ -1,16 +1,20 @@
 //! Members that come and go: a learner is taken in, gets a vote, loses it, leaves.
 //!
-//! What must hold: a change is made by the leader alone and never when the voters that would be left
-//! could not decide anything; who gets a vote has caught up; a name stands for one member.
+//! What must hold: a change is made by the leader alone, one after the other, and never when the voters that
+//! would be left could not decide anything; who gets a vote has caught up; a name stands for one member. What
+//! was begun is ended, whoever gives up waiting for it, and by the next leader if the one that began it is gone.
 //!
 //! Left out: forming a cluster (`formation.rs`).
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use pennon_raft_store::raft::{Member, MemberChange, MemberStatus, ProposeError, Role, Status};
+use pennon_raft_store::raft::{
+    Change, Member, MemberChange, MemberStatus, ProposeError, Role, Status, Turn, Vote,
+};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::core::Core;
 use crate::peer::PeerError;
@@ -72,52 +76,100 @@ impl Core {
         change: MemberChange,
         within: Duration,
     ) -> Result<(), MembershipError> {
-        let status = self.status();
-        if status.role != Role::Leader {
+        let deadline = Instant::now() + within;
+        let asked = self.status();
+        if asked.role != Role::Leader {
             return Err(MembershipError::NoLeader);
         }
-        let changing = async {
-            if let MemberChange::AddLearner(member) = &change {
-                let same_name = |have: &&MemberStatus| have.member.name == member.name;
-                let namesake = status.members.iter().find(same_name);
-                match namesake {
-                    Some(have) if have.id == node && have.member == *member => return Ok(()),
-                    Some(have) if have.id == node => {
-                        let moved = self.raft.set_member(node, member.clone()).await;
-                        return moved.map_err(outcome);
-                    }
-                    Some(have) if have.voter => {
-                        return Err(MembershipError::Refused(format!(
-                            "a voter is named {}: give this node another name, or remove that one",
-                            member.name
-                        )));
-                    }
-                    // The same learner with a new directory.
-                    Some(have) => self
-                        .raft
-                        .change_member(have.id, MemberChange::Remove)
-                        .await
-                        .map_err(outcome)?,
-                    None => {}
-                }
-                self.check_level(member).await?;
-            } else if let Some(refused) = refusal(&status, node, &change) {
-                return Err(MembershipError::Refused(refused));
-            } else if takes_vote(&status, node, &change) {
-                self.check_quorum_without(&status, node).await?;
-            }
-            if node == self.node() && change == MemberChange::Lead {
-                return Ok(());
-            }
-            if node == self.node() && takes_vote(&status, node, &change) {
-                return self.hand_over(&status, &change, within).await;
-            }
-            let changed = self.raft.change_member(node, change.clone()).await;
-            changed.map_err(outcome)
-        };
-        tokio::time::timeout(within, changing)
+        if change == MemberChange::Lead {
+            return match refusal(&asked, node, &change) {
+                Some(refused) => Err(MembershipError::Refused(refused)),
+                None if node == self.node() => Ok(()),
+                None => self
+                    .raft
+                    .transfer_leader(node)
+                    .await
+                    .map_err(MembershipError::Refused),
+            };
+        }
+        let turn = timeout_at(deadline, self.settled()).await;
+        let (turn, status) = turn.unwrap_or_else(|_| {
+            Err(MembershipError::Refused(
+                "another change of members is not over yet: it needs more voters that answer"
+                    .into(),
+            ))
+        })?;
+        // Whoever asks again for what is half-way is told how it ended.
+        if asked.change != Change::Settled && is_done(&status, node, &change) {
+            return Ok(());
+        }
+        let changing = self.change_in_turn(&turn, &status, node, change, deadline);
+        timeout_at(deadline, changing)
             .await
             .unwrap_or_else(|_| Err(MembershipError::Unknown("it took too long".into())))
+    }
+
+    /// Waits for the turn to change members and until no earlier change is left.
+    async fn settled(&self) -> Result<(Turn, Status), MembershipError> {
+        let turn = self.raft.turn().await;
+        self.raft.finish_change(&turn).await.map_err(outcome)?;
+        let mut statuses = self.statuses();
+        let settled =
+            |status: &Status| status.change == Change::Settled || status.role != Role::Leader;
+        match statuses.wait_for(settled).await.map(|now| now.clone()) {
+            Ok(status) if status.role == Role::Leader => Ok((turn, status)),
+            _ => Err(MembershipError::NoLeader),
+        }
+    }
+
+    async fn change_in_turn(
+        &self,
+        turn: &Turn,
+        status: &Status,
+        node: u64,
+        change: MemberChange,
+        deadline: Instant,
+    ) -> Result<(), MembershipError> {
+        if let MemberChange::AddLearner(member) = &change {
+            let same_name = |have: &&MemberStatus| have.member.name == member.name;
+            let namesake = status.members.iter().find(same_name);
+            match namesake {
+                Some(have) if have.id == node && have.member == *member => return Ok(()),
+                Some(have) if have.id == node => {
+                    let moved = self.raft.set_member(turn, node, member.clone()).await;
+                    return moved.map_err(outcome);
+                }
+                Some(have) if have.vote.counts() => {
+                    return Err(MembershipError::Refused(format!(
+                        "a voter is named {}: give this node another name, or remove that one",
+                        member.name
+                    )));
+                }
+                // The same learner with a new directory.
+                Some(have) => self
+                    .raft
+                    .change_member(turn, have.id, MemberChange::Remove)
+                    .await
+                    .map_err(outcome)?,
+                None => {}
+            }
+            self.check_level(member).await?;
+        } else if let Some(refused) = refusal(status, node, &change) {
+            return Err(MembershipError::Refused(refused));
+        } else if takes_vote(status, node, &change) {
+            self.check_quorum_without(status, node).await?;
+            if node == self.node() {
+                return self.hand_over(status, &change, deadline).await;
+            }
+        }
+        let changed = self.raft.change_member(turn, node, change).await;
+        changed.map_err(outcome)
+    }
+
+    /// Stores where a member is. Leader only; false when it was not stored, for now.
+    pub(crate) async fn move_member(&self, node: u64, member: Member) -> bool {
+        let turn = self.raft.turn().await;
+        self.raft.set_member(&turn, node, member).await.is_ok()
     }
 
     /// Has another voter lead, which then takes this one's vote: a leader without a vote would go on
@@ -126,9 +178,8 @@ impl Core {
         &self,
         status: &Status,
         change: &MemberChange,
-        within: Duration,
+        deadline: Instant,
     ) -> Result<(), MembershipError> {
-        let deadline = Instant::now() + within;
         let next = self.successor(status).await?;
         loop {
             let leader = self.give_way(&next).await?;
@@ -149,7 +200,7 @@ impl Core {
         let deadline = Instant::now() + ALIVE_MAX;
         let others = status.members.iter();
         let others = others.filter(|member| {
-            member.voter && member.id != self.node() && Some(member.id) != status.leader
+            member.vote.stays() && member.id != self.node() && Some(member.id) != status.leader
         });
         let asked = others.map(|member| async move {
             let alive = self.peers.is_alive(&member.member, deadline).await;
@@ -178,7 +229,8 @@ impl Core {
     /// Has another voter lead if this node does, so that nobody waits for an election when it stops.
     pub(crate) async fn step_down(&self, within: Duration) {
         let status = self.status();
-        if status.role != Role::Leader || status.members.iter().filter(|one| one.voter).count() < 2
+        if status.role != Role::Leader
+            || status.members.iter().filter(|one| one.vote.stays()).count() < 2
         {
             return;
         }
@@ -208,7 +260,7 @@ impl Core {
             Some(to) => to,
             None => {
                 let here = |one: &&MemberStatus| {
-                    one.voter && one.id == self.node() && status.leader != Some(one.id)
+                    one.vote.stays() && one.id == self.node() && status.leader != Some(one.id)
                 };
                 match status.members.iter().find(here) {
                     Some(here) => here.clone(),
@@ -259,7 +311,7 @@ impl Core {
         let left = status
             .members
             .iter()
-            .filter(|member| member.voter && member.id != node);
+            .filter(|member| member.vote.counts() && member.id != node);
         let deadline = Instant::now() + ALIVE_MAX;
         let alive = left.map(|member| async move {
             member.id == self.node() || self.peers.is_alive(&member.member, deadline).await
@@ -287,12 +339,48 @@ fn outcome(why: ProposeError) -> MembershipError {
     }
 }
 
+/// Has a change of members that a leader left half-way end, whenever this node leads.
+pub(crate) async fn watch(core: Weak<Core>) {
+    let Some(mut statuses) = core.upgrade().map(|core| core.statuses()) else {
+        return;
+    };
+    let is_left = |status: &Status| status.role == Role::Leader && status.change == Change::Halfway;
+    loop {
+        if statuses.wait_for(is_left).await.is_err() {
+            return;
+        }
+        let Some(here) = core.upgrade() else { return };
+        // One that is under way here has the turn, and is over before this looks.
+        let turn = here.raft.turn().await;
+        match here.raft.finish_change(&turn).await {
+            Ok(()) => {}
+            Err(why) => tracing::info!(%why, "a change of members is still half-way"),
+        }
+        drop((turn, here));
+        if statuses.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn vote(status: &Status, node: u64) -> Option<Vote> {
+    let mut members = status.members.iter();
+    Some(members.find(|member| member.id == node)?.vote)
+}
+
+/// Whether a member already is what it is to become.
+fn is_done(status: &Status, node: u64, change: &MemberChange) -> bool {
+    match (change, vote(status, node)) {
+        (MemberChange::Promote, Some(vote)) => vote == Vote::Voter,
+        (MemberChange::Demote, Some(vote)) => vote == Vote::None,
+        (MemberChange::Remove, vote) => vote.is_none(),
+        _ => false,
+    }
+}
+
 fn takes_vote(status: &Status, node: u64, change: &MemberChange) -> bool {
-    let is_voter = status
-        .members
-        .iter()
-        .any(|member| member.id == node && member.voter);
-    is_voter && matches!(change, MemberChange::Demote | MemberChange::Remove)
+    vote(status, node).is_some_and(Vote::counts)
+        && matches!(change, MemberChange::Demote | MemberChange::Remove)
 }
 
 /// Why a change cannot be made, if so.
@@ -303,12 +391,12 @@ fn refusal(status: &Status, node: u64, change: &MemberChange) -> Option<String> 
     let name = &member.member.name;
     match change {
         MemberChange::AddLearner(_) => None,
-        MemberChange::Lead if !member.voter => {
+        MemberChange::Lead if !member.vote.stays() => {
             Some(format!("{name} has no vote: only a voter can lead"))
         }
         MemberChange::Lead => None,
-        MemberChange::Promote if member.voter => Some(format!("{name} has a vote already")),
-        MemberChange::Demote if !member.voter => Some(format!("{name} has no vote")),
+        MemberChange::Promote if member.vote.counts() => Some(format!("{name} has a vote already")),
+        MemberChange::Demote if !member.vote.counts() => Some(format!("{name} has no vote")),
         MemberChange::Promote => {
             let have = member.matched.unwrap_or(0);
             let lag = status.last_log.unwrap_or(0).saturating_sub(have);
@@ -317,8 +405,9 @@ fn refusal(status: &Status, node: u64, change: &MemberChange) -> Option<String> 
             })
         }
         MemberChange::Demote | MemberChange::Remove => {
-            let last = status.members.iter().filter(|member| member.voter).count() == 1;
-            (member.voter && last).then(|| format!("{name} is the last voter"))
+            let voters = status.members.iter().filter(|one| one.vote.counts());
+            (member.vote.counts() && voters.count() == 1)
+                .then(|| format!("{name} is the last voter"))
         }
     }
 }
@@ -334,7 +423,7 @@ mod tests {
                 name: format!("n{id}"),
                 ..Member::default()
             },
-            voter: *voter,
+            vote: if *voter { Vote::Voter } else { Vote::None },
             matched: *matched,
         });
         Status {
@@ -347,6 +436,7 @@ mod tests {
             snapshot: None,
             purged: None,
             members: members.collect(),
+            change: Change::Settled,
             fatal: None,
         }
     }

@@ -24,11 +24,11 @@ use pennon_raft_store::codec;
 use pennon_raft_store::command::ClusterId;
 use pennon_raft_store::plan::ChangeRequest;
 use pennon_raft_store::raft::{
-    self, CallError, Member, MemberChange, MemberStatus, PeerTransport, Role, Rpc,
+    self, CallError, Change, Member, MemberChange, MemberStatus, PeerTransport, Role, Rpc, Vote,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::core::{ClusterView, Core, MemberView};
 use crate::delivery::Said;
@@ -742,8 +742,8 @@ pub(crate) async fn answer(
             let call: Announcement = codec::decode(FORMAT, body).map_err(bad)?;
             ours(call.cluster)?;
             core.peers.learn(&core.status().members, &call.member);
-            let stored = core.raft.set_member(call.node, call.member).await.is_ok();
-            codec::encode(FORMAT, &stored).map_err(bad)
+            let stored = timeout(WAIT_MAX, core.move_member(call.node, call.member)).await;
+            codec::encode(FORMAT, &stored.unwrap_or(false)).map_err(bad)
         }
         "write" => {
             let call: WriteCall = codec::decode(FORMAT, body).map_err(bad)?;
@@ -786,7 +786,10 @@ pub(crate) async fn cluster_view(core: &Core, within: Duration) -> ClusterView {
             true => Some(own_status(core)),
             false => core.peers.status(&member.member, deadline).await,
         };
-        let role = match (said.as_ref().map(|said| said.role.as_str()), member.voter) {
+        let role = match (
+            said.as_ref().map(|said| said.role.as_str()),
+            member.vote.is_held(),
+        ) {
             (Some("leader"), _) => Role::Leader,
             (_, false) => Role::Learner,
             // Who does not answer was perhaps the leader; now it leads nobody that we can see.
@@ -798,7 +801,7 @@ pub(crate) async fn cluster_view(core: &Core, within: Duration) -> ClusterView {
             api: member.member.api.clone(),
             peer: member.member.peer.clone(),
             role,
-            voter: member.voter,
+            vote: member.vote,
             said,
         }
     }))
@@ -813,19 +816,23 @@ pub(crate) async fn cluster_view(core: &Core, within: Duration) -> ClusterView {
         level: view.level(),
         failure_tolerance,
         verdict,
+        is_changing: status.change != Change::Settled,
         members,
     }
 }
 
 /// How many more voters may fail, and one sentence for people.
 fn verdict(leader: Option<u64>, members: &[MemberView]) -> (i64, String) {
-    let voters = members.iter().filter(|member| member.voter).count() as i64;
-    let alive = members
-        .iter()
-        .filter(|member| member.voter && member.said.is_some())
-        .count() as i64;
+    // While votes change hands, a majority of those before and one of those after are needed.
+    let sides = [Vote::is_held, Vote::stays].map(|votes: fn(Vote) -> bool| {
+        let voters = members.iter().filter(|member| votes(member.vote));
+        let alive = voters.clone().filter(|member| member.said.is_some());
+        let (voters, alive) = (voters.count() as i64, alive.count() as i64);
+        (alive - (voters / 2 + 1), alive, voters)
+    });
+    let [before, after] = sides;
+    let (tolerance, alive, voters) = before.min(after);
     let quorum = voters / 2 + 1;
-    let tolerance = alive - quorum;
     let silent: Vec<_> = members
         .iter()
         .filter(|member| member.said.is_none())
@@ -869,4 +876,62 @@ fn verdict(leader: Option<u64>, members: &[MemberView]) -> (i64, String) {
         "healthy".into()
     };
     (tolerance, verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, vote: Vote, answers: bool) -> MemberView {
+        let said = answers.then(|| PeerStatus {
+            node: id,
+            version: Version::ZERO,
+            digest: 0,
+            staleness_ms: None,
+            streams: 0,
+            release: String::new(),
+            role: "follower".into(),
+            complaint: None,
+            feature_level: 1,
+        });
+        MemberView {
+            id,
+            name: format!("n{id}"),
+            api: String::new(),
+            peer: String::new(),
+            role: Role::Follower,
+            vote,
+            said,
+        }
+    }
+
+    #[test]
+    fn while_votes_change_hands_both_sides_need_a_majority() {
+        let tolerance = |members: &[MemberView]| verdict(Some(1), members).0;
+        let three = |vote| {
+            vec![
+                member(1, Vote::Voter, true),
+                member(2, Vote::Voter, true),
+                member(3, vote, false),
+            ]
+        };
+        assert_eq!(tolerance(&three(Vote::Voter)), 0);
+        assert_eq!(tolerance(&three(Vote::None)), 0);
+        // Two of two are needed when it will be gone, and two of three before that.
+        assert_eq!(tolerance(&three(Vote::Losing)), 0);
+        let four = |vote, answers| {
+            let mut all = three(Vote::Voter);
+            all.push(member(4, vote, answers));
+            all
+        };
+        // Of four voters three are needed.
+        assert_eq!(tolerance(&four(Vote::Gaining, true)), 0);
+        assert_eq!(tolerance(&four(Vote::Gaining, false)), -1);
+        assert_eq!(tolerance(&four(Vote::None, false)), 0);
+        let (_, said) = verdict(Some(1), &four(Vote::Gaining, false));
+        assert!(
+            said.contains("2 of 4 voters answer, 3 are needed"),
+            "{said}"
+        );
+    }
 }

@@ -641,10 +641,11 @@ impl Shared {
         let rolls = call_rolls(Arc::downgrade(&core));
         let succession = crate::succession::watch(Arc::downgrade(&core));
         let upgrade = crate::upgrade::watch(Arc::downgrade(&core));
+        let membership = crate::membership::watch(Arc::downgrade(&core));
         let stop = self.stop.clone();
         tokio::spawn(async move {
             tokio::select! {
-                _ = async { tokio::join!(rolls, succession, upgrade) } => {}
+                _ = async { tokio::join!(rolls, succession, upgrade, membership) } => {}
                 () = stop.cancelled() => {}
             }
         });

@@ -153,7 +153,7 @@ impl SpaceWatch {
             let others = status
                 .members
                 .iter()
-                .filter(|member| member.voter && member.id != status.node);
+                .filter(|member| member.vote.counts() && member.id != status.node);
             let asked = join_all(others.map(|member| async {
                 let deadline = Instant::now() + ANSWER_MAX;
                 let report = self.peers.space(&member.member, deadline).await?;
@@ -188,7 +188,7 @@ impl SpaceWatch {
 }
 
 fn voters(status: &Status) -> impl Iterator<Item = &MemberStatus> {
-    status.members.iter().filter(|member| member.voter)
+    status.members.iter().filter(|member| member.vote.counts())
 }
 
 fn judge(status: &Status, reports: &BTreeMap<u64, SpaceReport>) -> Option<Shortage> {
@@ -236,7 +236,7 @@ fn successor<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pennon_raft_store::raft::Member;
+    use pennon_raft_store::raft::{Change, Member, Vote};
 
     fn status(leader: Option<u64>, voters: u64) -> Status {
         let member = |id| MemberStatus {
@@ -245,7 +245,11 @@ mod tests {
                 name: format!("n{id}"),
                 ..Member::default()
             },
-            voter: id <= voters,
+            vote: if id <= voters {
+                Vote::Voter
+            } else {
+                Vote::None
+            },
             matched: Some(10 * id),
         };
         Status {
@@ -261,6 +265,7 @@ mod tests {
             snapshot: None,
             purged: None,
             members: (1..=voters + 1).map(member).collect(),
+            change: Change::Settled,
             fatal: None,
         }
     }

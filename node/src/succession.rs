@@ -96,12 +96,12 @@ fn is_refusal(why: &io::Error) -> bool {
 /// The leader that this node follows, if it has a vote and another one leads.
 fn followed(status: &Status) -> Option<(Reign, MemberStatus)> {
     let leader = status.leader_member().filter(|one| one.id != status.node)?;
-    let votes = |one: &MemberStatus| one.id == status.node && one.voter;
+    let votes = |one: &MemberStatus| one.id == status.node && one.vote.counts();
     let reign = Reign {
         leader: leader.id,
         term: status.term,
     };
-    (status.members.iter().any(votes) && leader.voter).then(|| (reign, leader.clone()))
+    (status.members.iter().any(votes) && leader.vote.counts()).then(|| (reign, leader.clone()))
 }
 
 /// Watches whoever leads, until the node stops.
@@ -139,7 +139,7 @@ pub(crate) async fn watch(core: Weak<Core>) {
 /// Finds out whether the others find the leader gone, too, and who follows it; stands for election if
 /// that is this node.
 async fn succeed(core: &Core, status: &Status, reign: Reign) {
-    let voters = || status.members.iter().filter(|member| member.voter);
+    let voters = || status.members.iter().filter(|member| member.vote.counts());
     let others = voters().filter(|member| member.id != core.node() && member.id != reign.leader);
     let deadline = Instant::now() + core.succession.quiet * 4;
     let asked = others.map(|member| async move {

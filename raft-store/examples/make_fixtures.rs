@@ -77,7 +77,7 @@ async fn with_snapshots(to: &Path) -> Result<()> {
         api: "moved:1".into(),
         ..member()
     };
-    raft.set_member(NODE, moved).await?;
+    raft.set_member(&raft.turn().await, NODE, moved).await?;
     for n in 0..6 {
         write(
             &raft,

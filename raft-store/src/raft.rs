@@ -21,7 +21,7 @@ use openraft::{
     ChangeMembers, Config, EntryPayload, ReadPolicy, ServerState, Snapshot, SnapshotPolicy,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 use crate::adapter::LogAdapter;
@@ -141,6 +141,57 @@ impl Role {
     }
 }
 
+/// A member's part in decisions. While members are changed there are those before and those after, and
+/// every decision needs a majority of both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Vote {
+    /// Before and after.
+    Voter,
+    /// Not before, but after.
+    Gaining,
+    /// Before, but not after.
+    Losing,
+    /// Neither.
+    #[default]
+    None,
+}
+
+impl Vote {
+    /// Whether decisions may depend on it now.
+    pub fn counts(self) -> bool {
+        self != Self::None
+    }
+
+    /// Whether it is sure to have one: it has had it since before the change that is under way, if there is
+    /// one.
+    pub fn is_held(self) -> bool {
+        matches!(self, Self::Voter | Self::Losing)
+    }
+
+    /// Whether it will have one when the change that is under way is over.
+    pub fn stays(self) -> bool {
+        matches!(self, Self::Voter | Self::Gaining)
+    }
+
+    /// Whether it is being given or taken.
+    pub fn is_changing(self) -> bool {
+        matches!(self, Self::Gaining | Self::Losing)
+    }
+}
+
+/// How far a change of the members is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change {
+    /// There is none: the members are as committed.
+    #[default]
+    Settled,
+    /// There is one of which this node does not know whether it is committed.
+    Proposed,
+    /// Its first step is committed: a majority of the old voters and one of the new are needed until the
+    /// second step is.
+    Halfway,
+}
+
 /// One member as this node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
@@ -148,8 +199,8 @@ pub struct MemberStatus {
     pub id: u64,
     /// Name and addresses.
     pub member: Member,
-    /// Whether it votes.
-    pub voter: bool,
+    /// Its part in decisions.
+    pub vote: Vote,
     /// The last log index known to be on it; leaders know it of everybody.
     pub matched: Option<u64>,
 }
@@ -175,6 +226,8 @@ pub struct Status {
     pub purged: Option<u64>,
     /// The members.
     pub members: Vec<MemberStatus>,
+    /// How far a change of them is.
+    pub change: Change,
     /// Why the core stopped, if it did.
     pub fatal: Option<String>,
 }
@@ -246,6 +299,13 @@ pub enum ReadError {
     Stopped(String),
 }
 
+/// Who holds this is the only one who changes members through this node. Cheap to clone; it ends with the
+/// last clone.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    _held: Arc<OwnedMutexGuard<()>>,
+}
+
 /// A running Raft. Cheap to clone.
 #[derive(Clone)]
 pub struct Raft {
@@ -257,6 +317,7 @@ pub struct Raft {
     views: watch::Receiver<View>,
     statuses: watch::Receiver<Status>,
     receiving: Arc<Mutex<Option<Receiving>>>,
+    turns: Arc<Mutex<()>>,
     /// When entries or a heartbeat came last.
     heard: Arc<std::sync::Mutex<Option<Instant>>>,
 }
@@ -328,6 +389,7 @@ impl Raft {
             views,
             statuses,
             receiving,
+            turns: Arc::default(),
             heard: Arc::default(),
         })
     }
@@ -380,27 +442,41 @@ impl Raft {
         }
     }
 
+    /// Waits for the turn to change members.
+    pub async fn turn(&self) -> Turn {
+        Turn {
+            _held: Arc::new(Arc::clone(&self.turns).lock_owned().await),
+        }
+    }
+
     /// Changes a member's name or addresses. Leader only.
     ///
     /// # Errors
     /// When this node does not lead or the change was not committed.
-    pub async fn set_member(&self, id: u64, member: Member) -> Result<(), ProposeError> {
+    pub async fn set_member(
+        &self,
+        turn: &Turn,
+        id: u64,
+        member: Member,
+    ) -> Result<(), ProposeError> {
         let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
-        match self.inner.change_membership(change, true).await {
-            Ok(_) => Ok(()),
-            Err(why) => Err(propose_error(why)),
-        }
+        self.change_members(turn, change, true).await
     }
 
     /// Changes what a member is. Leader only. Waits until it is committed; the caller sets the
-    /// deadline.
+    /// deadline, after which it still goes on.
     ///
     /// # Errors
     /// When this node does not lead or the change was not committed.
-    pub async fn change_member(&self, id: u64, change: MemberChange) -> Result<(), ProposeError> {
+    pub async fn change_member(
+        &self,
+        turn: &Turn,
+        id: u64,
+        change: MemberChange,
+    ) -> Result<(), ProposeError> {
         let ids = BTreeSet::from([id]);
-        let votes = |member: &MemberStatus| member.id == id && member.voter;
-        let is_voter = self.status().members.iter().any(votes);
+        let counts = |member: &MemberStatus| member.id == id && member.vote.counts();
+        let counts = self.status().members.iter().any(counts);
         let (change, keep) = match change {
             MemberChange::AddLearner(member) => (
                 ChangeMembers::AddNodes(BTreeMap::from([(id, member)])),
@@ -412,11 +488,52 @@ impl Raft {
                 let asked = self.transfer_leader(id).await;
                 return asked.map_err(ProposeError::Stopped);
             }
-            MemberChange::Remove if is_voter => (ChangeMembers::RemoveVoters(ids), false),
+            MemberChange::Remove if counts => (ChangeMembers::RemoveVoters(ids), false),
             MemberChange::Remove => (ChangeMembers::RemoveNodes(ids), false),
         };
-        let changed = self.inner.change_membership(change, keep).await;
-        changed.map(drop).map_err(propose_error)
+        self.change_members(turn, change, keep).await
+    }
+
+    /// Has a change of members that is half-way end with the new voters, if this node leads; one that
+    /// was to leave stays without a vote, since nobody knows whether it was to leave or to lose its vote.
+    ///
+    /// # Errors
+    /// When this node does not lead or the change was not committed.
+    pub async fn finish_change(&self, turn: &Turn) -> Result<(), ProposeError> {
+        let now = status(&self.inner.metrics().borrow_watched());
+        match (now.role, now.change) {
+            (Role::Leader, Change::Halfway) => {
+                let same = ChangeMembers::AddVoterIds(BTreeSet::new());
+                self.change_members(turn, same, true).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs by itself, so that who gives up waiting does not leave a change without its second step.
+    async fn change_members(
+        &self,
+        turn: &Turn,
+        change: ChangeMembers<u64, Member>,
+        keep: bool,
+    ) -> Result<(), ProposeError> {
+        let (inner, turn, mut statuses) = (self.inner.clone(), turn.clone(), self.statuses());
+        let changing = tokio::spawn(async move {
+            let changed = inner.change_membership(change, keep).await;
+            if let Ok(done) = &changed {
+                // Who is told of it finds it in the status.
+                let shows = |status: &Status| {
+                    status.applied >= Some(done.log_id.index) && status.change != Change::Proposed
+                };
+                let shown = |status: &Status| shows(status) || status.role != Role::Leader;
+                // It fails when the core has stopped: nobody asks the status then.
+                let _ = statuses.wait_for(shown).await;
+            }
+            drop(turn);
+            changed.map(drop).map_err(propose_error)
+        });
+        let changed = changing.await;
+        changed.unwrap_or_else(|why| Err(ProposeError::Stopped(why.to_string())))
     }
 
     /// Proposes an encoded command and waits until it is committed and applied here.
@@ -814,8 +931,17 @@ fn watch_status(raft: &openraft::Raft<TypeConfig, StateMachine>) -> watch::Recei
 }
 
 fn status(metrics: &RaftMetrics<TypeConfig>) -> Status {
-    let membership = metrics.membership_config.membership();
-    let voters: Vec<u64> = membership.voter_ids().collect();
+    let stored = &metrics.membership_config;
+    let committed = &metrics.committed_membership_config;
+    let membership = stored.membership();
+    let change = match (
+        stored.log_id() == committed.log_id(),
+        membership.get_joint_config().len(),
+    ) {
+        (true, 0 | 1) => Change::Settled,
+        (true, _) => Change::Halfway,
+        (false, _) => Change::Proposed,
+    };
     let members = membership.nodes().map(|(&id, member)| {
         let matched = metrics
             .replication
@@ -824,7 +950,7 @@ fn status(metrics: &RaftMetrics<TypeConfig>) -> Status {
         MemberStatus {
             id,
             member: member.clone(),
-            voter: voters.contains(&id),
+            vote: vote(metrics, id),
             matched: matched.map(|id| id.index),
         }
     });
@@ -844,10 +970,27 @@ fn status(metrics: &RaftMetrics<TypeConfig>) -> Status {
         snapshot: metrics.snapshot.as_ref().map(|id| id.index),
         purged: metrics.purged.as_ref().map(|id| id.index),
         members: members.collect(),
+        change,
         fatal: metrics
             .running_state
             .as_ref()
             .err()
             .map(ToString::to_string),
+    }
+}
+
+/// What a member's part is, from what is committed, as far as this node knows it, and what follows.
+fn vote(metrics: &RaftMetrics<TypeConfig>, id: u64) -> Vote {
+    let committed = metrics.committed_membership_config.membership();
+    let effective = metrics.membership_config.membership();
+    let known = committed.get_joint_config().iter();
+    let mut all = known.chain(effective.get_joint_config());
+    let after = effective.get_joint_config().last();
+    let after = after.is_some_and(|voters| voters.contains(&id));
+    match (all.all(|voters| voters.contains(&id) == after), after) {
+        (true, true) => Vote::Voter,
+        (true, false) => Vote::None,
+        (false, true) => Vote::Gaining,
+        (false, false) => Vote::Losing,
     }
 }

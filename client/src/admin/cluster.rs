@@ -47,6 +47,9 @@ pub struct Cluster {
     pub failure_tolerance: i64,
     /// `healthy`, or what is wrong in words for people; see [`Cluster::is_healthy`].
     pub verdict: String,
+    /// Whether a change of members is not over yet. A leader that dies meanwhile leaves it to the next one.
+    #[serde(default)]
+    pub changing: bool,
     /// Every member.
     pub members: Vec<Member>,
 }
@@ -64,9 +67,12 @@ pub struct Member {
     pub peer: String,
     /// What it is at the moment.
     pub role: Role,
-    /// Whether it has a vote.
+    /// Whether it has a vote; while that is changing, whether it had one before.
     #[serde(default)]
     pub voter: bool,
+    /// Whether its vote is being given or taken.
+    #[serde(default)]
+    pub changing: bool,
     /// Whether it answered the node that answers, within a second.
     #[serde(default)]
     pub answers: bool,

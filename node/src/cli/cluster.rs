@@ -278,7 +278,10 @@ fn screen(asking: &Asking, cluster: &Value) -> String {
         terminal.paint(verdict, paint),
         cluster["version"],
         cluster["term"],
-        upgrade(cluster).unwrap_or_default()
+        upgrade(cluster)
+            .into_iter()
+            .chain(changing(cluster))
+            .collect::<String>()
     )
 }
 
@@ -298,6 +301,26 @@ fn upgrade(cluster: &Value) -> Option<String> {
     let behind = behind.join(", ");
     under_way
         .then(|| format!("feature level {level}: what is new waits until {behind} is upgraded\n"))
+}
+
+/// A line on a change of members that is not over.
+fn changing(cluster: &Value) -> Option<String> {
+    let members = cluster["members"].as_array()?.iter();
+    let changing = members.filter(|member| member["changing"] == true);
+    let what: Vec<String> = changing
+        .filter_map(|member| {
+            let name = shown(member["name"].as_str()?);
+            Some(match member["voter"] == true {
+                true => format!("{name} loses its vote"),
+                false => format!("{name} gets a vote"),
+            })
+        })
+        .collect();
+    let what = match what.is_empty() {
+        true => String::new(),
+        false => format!(": {}", what.join(", ")),
+    };
+    (cluster["changing"] == true).then(|| format!("a change of members is under way{what}\n"))
 }
 
 fn member(member: &Value) -> Vec<Cell> {
@@ -372,6 +395,25 @@ mod tests {
         assert_eq!(cluster([Some(1), Some(1), None]), None);
         // All of them know more: the leader is about to raise it.
         assert_eq!(cluster([Some(2), Some(2), Some(2)]), None);
+    }
+
+    #[test]
+    fn a_change_of_members_says_whose_vote_it_is() {
+        let member = |name, voter| json!({"name": name, "voter": voter, "changing": true});
+        let members = [
+            member("n1", true),
+            member("n4", false),
+            json!({"name": "n2"}),
+        ];
+        assert_eq!(
+            changing(&json!({"changing": true, "members": members})).unwrap(),
+            "a change of members is under way: n1 loses its vote, n4 gets a vote\n"
+        );
+        assert_eq!(
+            changing(&json!({"changing": true, "members": []})).unwrap(),
+            "a change of members is under way\n"
+        );
+        assert_eq!(changing(&json!({"changing": false, "members": []})), None);
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub(crate) async fn get(call: Call) -> Result<Answer, Problem> {
         "feature_level": cluster.level,
         "failure_tolerance": cluster.failure_tolerance,
         "verdict": cluster.verdict,
+        "changing": cluster.is_changing,
         "members": members,
     });
     Ok(Answer::json(
@@ -139,7 +140,8 @@ fn shown(member: &MemberView, newest: Version) -> Value {
         "api": member.api,
         "peer": member.peer,
         "role": member.role.as_str(),
-        "voter": member.voter,
+        "voter": member.vote.is_held(),
+        "changing": member.vote.is_changing(),
         "answers": said.is_some(),
         "applied": said.map(|said| said.version),
         "lag": said.map(|said| newest.get().saturating_sub(said.version.get())),

@@ -500,6 +500,8 @@ fn node() -> Value {
             "feature_level": { "type": "integer", "description": "What may be used: what every member's release knows." },
             "failure_tolerance": { "type": "integer", "description": "How many more voters may fail before writes stop." },
             "verdict": text,
+            "changing": { "type": "boolean", "description": "A change of members is not over yet; a leader that dies meanwhile \
+                leaves it to the next one." },
             "members": list_of(to("Member")),
         })),
         "Member": object("One node; null where it did not answer.", json!({
@@ -508,7 +510,8 @@ fn node() -> Value {
             "api": text,
             "peer": text,
             "role": { "enum": ["leader", "follower", "learner"] },
-            "voter": { "type": "boolean" },
+            "voter": { "type": "boolean", "description": "While its vote is changing: whether it had one before." },
+            "changing": { "type": "boolean", "description": "Its vote is being given or taken." },
             "answers": { "type": "boolean" },
             "applied": number,
             "lag": { "type": ["integer", "null"], "description": "Versions behind the newest member." },

@@ -2,12 +2,12 @@
 
 use pennon_client::Subject;
 use pennon_node::membership::MembershipError;
-use pennon_raft_store::raft::MemberChange;
+use pennon_raft_store::raft::{MemberChange, Vote};
 
 use super::*;
 
 /// Starts node 3 as a learner of the nodes 0 to 2.
-async fn start_learner(cluster: &mut Cluster) {
+pub(super) async fn start_learner(cluster: &mut Cluster) {
     if cluster.disks.len() == 3 {
         cluster.disks.push(MemoryDisk::new());
         cluster.nodes.push(None);
@@ -37,7 +37,7 @@ async fn client_of(cluster: &Cluster, at: usize) -> pennon_client::Client {
 fn voter(core: &Core, id: u64) -> Option<bool> {
     let members = core.status().members;
     let found = members.iter().find(|member| member.id == id);
-    found.map(|member| member.voter)
+    found.map(|member| member.vote == Vote::Voter)
 }
 
 #[tokio::test(start_paused = true)]

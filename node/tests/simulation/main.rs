@@ -15,6 +15,7 @@ mod full_disk;
 mod history;
 mod learners;
 mod links;
+mod members;
 mod receipts;
 mod recover;
 mod releases;

@@ -103,8 +103,10 @@ async fn joined(one: &MemoryDisk, two: &MemoryDisk) -> Vec<Acknowledged> {
     let (first, _) = single(one, CLUSTER, 1, 30, &network).await;
     let second = open(two, CLUSTER, 2, &network).await.unwrap();
     let learner = MemberChange::AddLearner(member(2));
-    first.change_member(2, learner).await.unwrap();
-    first.change_member(2, MemberChange::Promote).await.unwrap();
+    let turn = first.turn().await;
+    first.change_member(&turn, 2, learner).await.unwrap();
+    let votes = first.change_member(&turn, 2, MemberChange::Promote);
+    votes.await.unwrap();
     let mut acknowledged = Vec::new();
     for n in 0..30 {
         let version = write(&first, &flag(n % 20), &flag_json(n)).await.unwrap();
