@@ -67,7 +67,7 @@ async fn settle(act: &mut Act, fleet: &Fleet, claim: &Claim<'_>, what: &str) -> 
             let last = output.lines().last().unwrap_or_default().to_owned();
             act.acted(format!("{what}: {name} refused it: {last}"), 1);
             fleet.set_state(at, State::Down);
-            rejoin(fleet, at).await?;
+            rejoin(act, at).await?;
             return Ok(());
         }
         // It says so once it has opened everything; whether it gets ready is up to the others, too.

@@ -16,9 +16,9 @@ use crate::chaos::fleet::{Fleet, LOOK_MAX, State};
 use crate::failure::{Failure, Result};
 use crate::http1::Call;
 
-/// Longest time for a change of members. While other faults take the majority away nothing changes; they end
-/// with the run, and then it takes seconds.
-const CHANGE_MAX: Duration = Duration::from_secs(300);
+/// Longest time for a change of members once the run is over. While other faults take the majority away
+/// nothing changes; they end with the run, and then it takes seconds.
+const CHANGE_MAX: Duration = Duration::from_secs(90);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a new leader may take until it is seen.
@@ -44,12 +44,12 @@ async fn add_and_remove(act: &mut Act) -> Result<()> {
     act.asked(&[at]);
     fleet.describe(at, true);
     fleet.start(at)?;
-    let joined = become_voter(&fleet, &name, None).await;
+    let joined = become_voter(act, &name, None).await;
     if let Ok(id) = &joined {
         act.acted(format!("{name} has a vote as member {id}"), 1);
         act.rest(act.planned.lasts).await;
     }
-    let gone = leave(&fleet, &name, None).await;
+    let gone = leave(act, &name).await;
     if let Ok(count) = &gone {
         act.acted(format!("{name} is no member any more"), *count);
     }
@@ -78,7 +78,7 @@ async fn replace(act: &mut Act) -> Result<()> {
     act.asked(&[at]);
     fleet.kill(at)?;
     act.rest(act.planned.lasts).await;
-    let joined = rejoin(fleet, at).await;
+    let joined = rejoin(act, at).await;
     if joined.is_err() && fleet.process_id(at).is_none() {
         // It is still a member, and has what it had.
         fleet.start(at)?;
@@ -90,70 +90,82 @@ async fn replace(act: &mut Act) -> Result<()> {
 
 /// Has a node that does not run leave the cluster, wipes it, and has it join as a new member with a
 /// vote; returns its new id.
-pub(super) async fn rejoin(fleet: &Fleet, at: usize) -> Result<u64> {
+pub(super) async fn rejoin(act: &Act, at: usize) -> Result<u64> {
+    let fleet = act.fleet();
     let name = fleet.name(at).to_owned();
-    let old = leave_as(fleet, &name).await?;
+    let old = leave_as(act, &name).await?;
     fleet.wipe(at)?;
     fleet.describe(at, true);
     fleet.start(at)?;
-    become_voter(fleet, &name, old).await
+    become_voter(act, &name, old).await
 }
 
 /// Takes a member out; returns the id it had.
-async fn leave_as(fleet: &Fleet, name: &str) -> Result<Option<u64>> {
-    let end = Instant::now() + CHANGE_MAX;
+async fn leave_as(act: &Act, name: &str) -> Result<Option<u64>> {
+    let mut patience = Patience::default();
     loop {
-        if let Ok(cluster) = view(fleet).await {
+        if let Ok(cluster) = view(act.fleet()).await {
             let old = member(&cluster, name).and_then(|member| member["id"].as_u64());
-            leave(fleet, name, Some(end)).await?;
+            leave(act, name).await?;
             return Ok(old);
         }
-        give_up(end, name, "be looked at")?;
-        tokio::time::sleep(PAUSE).await;
+        patience.wait(act, name, "be looked at").await?;
     }
 }
 
 /// Takes a member out and waits until it is.
-async fn leave(fleet: &Fleet, name: &str, end: Option<Instant>) -> Result<u64> {
-    let end = end.unwrap_or_else(|| Instant::now() + CHANGE_MAX);
+async fn leave(act: &Act, name: &str) -> Result<u64> {
+    let mut patience = Patience::default();
     let path = format!("/v1/cluster/members/{name}?timeout=2s");
     loop {
-        if let Ok(cluster) = view(fleet).await
+        if let Ok(cluster) = view(act.fleet()).await
             && member(&cluster, name).is_none()
+            && cluster["changing"] == false
         {
             return Ok(1);
         }
-        change(fleet, &Call::delete(&path)).await;
-        give_up(end, name, "leave")?;
-        tokio::time::sleep(PAUSE).await;
+        change(act.fleet(), &Call::delete(&path)).await;
+        patience.wait(act, name, "leave").await?;
     }
 }
 
 /// Waits until a node is a member other than `old`, and gives it a vote; returns its id.
-async fn become_voter(fleet: &Fleet, name: &str, old: Option<u64>) -> Result<u64> {
-    let end = Instant::now() + CHANGE_MAX;
+async fn become_voter(act: &Act, name: &str, old: Option<u64>) -> Result<u64> {
+    let mut patience = Patience::default();
     let path = format!("/v1/cluster/members/{name}:promote?timeout=2s");
     loop {
-        if let Ok(cluster) = view(fleet).await
+        if let Ok(cluster) = view(act.fleet()).await
             && let Some(member) = member(&cluster, name)
             && let Some(id) = member["id"].as_u64().filter(|id| Some(*id) != old)
         {
-            if member["voter"] == true {
+            if member["voter"] == true && member["changing"] == false {
                 return Ok(id);
             }
-            change(fleet, &Call::post(&path, &Value::Null).text("")).await;
+            change(act.fleet(), &Call::post(&path, &Value::Null).text("")).await;
         }
-        give_up(end, name, "get a vote")?;
-        tokio::time::sleep(PAUSE).await;
+        patience.wait(act, name, "get a vote").await?;
     }
 }
 
-fn give_up(end: Instant, name: &str, what: &str) -> Result<()> {
-    match Instant::now() >= end {
-        true => Err(Failure::new(format!(
-            "{name} could not {what} within {CHANGE_MAX:?}"
-        ))),
-        false => Ok(()),
+/// Ends [`CHANGE_MAX`] after the run.
+#[derive(Default)]
+struct Patience {
+    end: Option<Instant>,
+}
+
+impl Patience {
+    /// Waits before another try.
+    async fn wait(&mut self, act: &Act, name: &str, what: &str) -> Result<()> {
+        if act.is_over() {
+            let end = *self.end.get_or_insert_with(|| Instant::now() + CHANGE_MAX);
+            if Instant::now() >= end {
+                return Err(Failure::new(format!(
+                    "{name} could not {what} within {CHANGE_MAX:?} after the run"
+                )));
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+        Ok(())
     }
 }
 

@@ -3,8 +3,7 @@
 //!
 //! One node at a time: with two away, a majority of those left could be none of those that know what was
 //! acknowledged. What was begun is ended, whatever happens meanwhile; what the answers say does not matter,
-//! what a majority then shows does: a leader shows a change of members before it is committed, and may go
-//! before. Nothing comes between this machine and the nodes.
+//! what a leader then shows as no longer changing does. Nothing comes between this machine and the nodes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -103,30 +102,22 @@ impl Work {
         let mut id = None;
         loop {
             if let Some((address, cluster)) = self.leader().await {
+                let is_over = cluster["changing"] == false;
                 let me = member(&cluster, &self.name);
                 match (step, me) {
-                    (Step::Leaves, None) => {
-                        if self.is_shown(&cluster, |me| me.is_none()).await {
-                            return id;
-                        }
-                    }
+                    (Step::Leaves, None) if is_over => return id,
                     (Step::Leaves, Some(me)) => {
                         id = me["id"].as_u64();
                         self.ask(&address, &Call::delete(self.path(""))).await;
                     }
                     (Step::Joins(old), Some(me)) if me["id"].as_u64() != old => {
-                        let now = me["id"].as_u64();
-                        let votes = |me: Option<&Value>| {
-                            me.is_some_and(|me| me["id"].as_u64() == now && me["voter"] == true)
-                        };
-                        if !votes(Some(me)) {
-                            let call = Call::post(self.path(":promote"), &Value::Null).text("");
-                            self.ask(&address, &call).await;
-                        } else if self.is_shown(&cluster, votes).await {
-                            return now;
+                        if me["voter"] == true && me["changing"] == false {
+                            return me["id"].as_u64();
                         }
+                        let call = Call::post(self.path(":promote"), &Value::Null).text("");
+                        self.ask(&address, &call).await;
                     }
-                    (Step::Joins(_), _) => {}
+                    (Step::Leaves, None) | (Step::Joins(_), _) => {}
                 }
             }
             tokio::time::sleep(PAUSE).await;
@@ -151,23 +142,6 @@ impl Work {
             }
         }
         None
-    }
-
-    /// Whether more than half of those with a vote say this of the node.
-    async fn is_shown(&self, cluster: &Value, says: impl Fn(Option<&Value>) -> bool) -> bool {
-        let members = cluster["members"].as_array();
-        let voters = members.map_or(0, |all| {
-            all.iter().filter(|one| one["voter"] == true).count()
-        });
-        let mut shown = 0;
-        for address in &self.addresses {
-            let answer = Call::get("/v1/cluster")
-                .over(&self.dial, address, ANSWER_MAX)
-                .await;
-            shown +=
-                usize::from(answer.is_ok_and(|answer| says(member(&answer.json(), &self.name))));
-        }
-        shown * 2 > voters
     }
 
     /// Asks for a change; what came of it is looked at.

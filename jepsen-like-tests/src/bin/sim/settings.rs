@@ -28,8 +28,8 @@ pub(crate) struct Settings {
     /// Simulated seconds with faults
     #[arg(long, value_name = "N", default_value = "100", value_parser = number::<u64>(10..=3_600))]
     seconds: u64,
-    /// Kinds of faults that may occur, usual (all but members), all or none
-    #[arg(long = "faults", value_name = "LIST", default_value = "usual", value_parser = kinds)]
+    /// Kinds of faults that may occur, all or none
+    #[arg(long = "faults", value_name = "LIST", default_value = "all", value_parser = kinds)]
     kinds: BTreeSet<Kind>,
     /// Leaves planned faults out, by number
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
@@ -89,7 +89,7 @@ impl Settings {
         }
         if kinds.is_empty() {
             arguments.extend(["--faults".to_owned(), "none".to_owned()]);
-        } else if self.kinds != usual() {
+        } else if kinds.len() < Kind::ALL.len() {
             arguments.extend(["--faults".to_owned(), kinds.join(",")]);
         }
         if let Some(control) = self.control {
@@ -128,16 +128,8 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     }
 }
 
-/// Without members: a cluster is left half-way between two memberships when the leader dies then, and needs
-/// both majorities until somebody asks again.
-fn usual() -> BTreeSet<Kind> {
-    let all = Kind::ALL.into_iter();
-    all.filter(|kind| *kind != Kind::Members).collect()
-}
-
 fn kinds(list: &str) -> Result<BTreeSet<Kind>, String> {
     match list {
-        "usual" => Ok(usual()),
         "all" => Ok(Kind::ALL.into_iter().collect()),
         "none" => Ok(BTreeSet::new()),
         _ => list
