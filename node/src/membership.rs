@@ -437,6 +437,7 @@ mod tests {
             purged: None,
             members: members.collect(),
             change: Change::Settled,
+            is_member: true,
             fatal: None,
         }
     }

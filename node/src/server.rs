@@ -433,11 +433,12 @@ impl Shared {
     async fn formation_step(&self, random: &mut StdRng) -> Result<bool, String> {
         if let Some(raft) = self.raft.get()
             && raft.is_initialized().await?
+            && (!self.identity().asking || self.is_taken_in(raft).await?)
         {
             self.app.waiting_for("a leader".into());
             return Ok(true);
         }
-        if self.options.learner {
+        if self.options.learner || self.identity().asking {
             return self.ask_in().await;
         }
         let me = self.hello_now().await;
@@ -465,6 +466,21 @@ impl Shared {
                 self.form(cluster, members).await
             }
         }
+    }
+
+    /// Whether it is committed that this node is a member. What a leader sent that was gone before that was
+    /// the case says nothing: the next one may not know of this node.
+    async fn is_taken_in(&self, raft: &Raft) -> Result<bool, String> {
+        let taken = raft.status().is_member;
+        if taken {
+            let asking = false;
+            self.store_identity(Identity {
+                asking,
+                ..self.identity()
+            })
+            .await?;
+        }
+        Ok(taken)
     }
 
     /// Asks a member of the cluster to be taken in as a learner; never true: what the leader then
@@ -544,8 +560,15 @@ impl Shared {
                     ClusterId::new(have)
                 ));
             }
-            None => identity.cluster = Some(cluster.get()),
+            None => {
+                identity.cluster = Some(cluster.get());
+                identity.asking = self.options.learner;
+            }
         }
+        self.store_identity(identity).await
+    }
+
+    async fn store_identity(&self, identity: Identity) -> Result<(), String> {
         let disk = self.store.disk.clone();
         let saved = identity.clone();
         let stored = self

@@ -266,6 +266,7 @@ mod tests {
             purged: None,
             members: (1..=voters + 1).map(member).collect(),
             change: Change::Settled,
+            is_member: true,
             fatal: None,
         }
     }

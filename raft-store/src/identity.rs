@@ -5,7 +5,8 @@
 //! with the way out in the message. The file is replaced as a whole (written aside, synced, renamed,
 //! directory synced), so it is always either the old one or the new one.
 //!
-//! Layout, little-endian: magic `PNid` | format u8 | flags u8 (1: has a cluster, 2: its log was begun) | name length u16 |
+//! Layout, little-endian: magic `PNid` | format u8 | flags u8 (1: has a cluster, 2: its log was begun, 4: asks to be
+//! taken in) | name length u16 |
 //! cluster u128 | node u64 | log format u8 | 7 zero bytes | name (UTF-8) | crc32 of all before.
 
 use std::fs::{File, OpenOptions};
@@ -23,6 +24,7 @@ const MAGIC: [u8; 4] = *b"PNid";
 const FORMAT: u8 = 1;
 const HAS_CLUSTER: u8 = 1;
 const LOG_BEGUN: u8 = 2;
+const ASKING: u8 = 4;
 const FIXED_LEN: usize = 40;
 const CRC_LEN: usize = 4;
 /// Longest node name, in bytes.
@@ -41,6 +43,8 @@ pub struct Identity {
     pub log_format: u8,
     /// Whether there has been a log: one that is missing then is lost, and not a new one.
     pub log_begun: bool,
+    /// Whether the node asks the cluster to take it in, and does not know yet that this was committed.
+    pub asking: bool,
 }
 
 impl Identity {
@@ -52,6 +56,7 @@ impl Identity {
             name: name.into(),
             log_format: LOG_FORMAT,
             log_begun: false,
+            asking: false,
         }
     }
 
@@ -142,12 +147,12 @@ fn encode(identity: &Identity) -> io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(FIXED_LEN + name.len() + CRC_LEN);
     out.extend_from_slice(&MAGIC);
     out.push(FORMAT);
-    let has_cluster = if identity.cluster.is_some() {
-        HAS_CLUSTER
-    } else {
-        0
-    };
-    out.push(has_cluster | if identity.log_begun { LOG_BEGUN } else { 0 });
+    let flags = [
+        (identity.cluster.is_some(), HAS_CLUSTER),
+        (identity.log_begun, LOG_BEGUN),
+        (identity.asking, ASKING),
+    ];
+    out.push(flags.iter().map(|(set, flag)| u8::from(*set) * flag).sum());
     out.extend_from_slice(&(name.len() as u16).to_le_bytes());
     out.extend_from_slice(&identity.cluster.unwrap_or(0).to_le_bytes());
     out.extend_from_slice(&identity.node.to_le_bytes());
@@ -195,13 +200,14 @@ fn decode(bytes: &[u8]) -> Result<Identity, OpenError> {
     node.copy_from_slice(&fixed[24..32]);
     let name_len = usize::from(u16::from_le_bytes([fixed[6], fixed[7]]));
     match std::str::from_utf8(name) {
-        Ok(name) if name.len() == name_len && fixed[5] <= (HAS_CLUSTER | LOG_BEGUN) => {
+        Ok(name) if name.len() == name_len && fixed[5] <= (HAS_CLUSTER | LOG_BEGUN | ASKING) => {
             Ok(Identity {
                 cluster: (fixed[5] & HAS_CLUSTER != 0).then(|| u128::from_le_bytes(cluster)),
                 node: u64::from_le_bytes(node),
                 name: name.to_owned(),
                 log_format: fixed[32],
                 log_begun: fixed[5] & LOG_BEGUN != 0,
+                asking: fixed[5] & ASKING != 0,
             })
         }
         _ => Err(damaged(

@@ -228,6 +228,8 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// How far a change of them is.
     pub change: Change,
+    /// Whether this node is one of them for sure: by what it knows to be committed.
+    pub is_member: bool,
     /// Why the core stopped, if it did.
     pub fatal: Option<String>,
 }
@@ -971,6 +973,7 @@ fn status(metrics: &RaftMetrics<TypeConfig>) -> Status {
         purged: metrics.purged.as_ref().map(|id| id.index),
         members: members.collect(),
         change,
+        is_member: committed.membership().get_node(&metrics.id).is_some(),
         fatal: metrics
             .running_state
             .as_ref()

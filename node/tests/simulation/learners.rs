@@ -8,12 +8,17 @@ use super::*;
 
 /// Starts node 3 as a learner of the nodes 0 to 2.
 pub(super) async fn start_learner(cluster: &mut Cluster) {
+    start_learner_asking(cluster, [0, 1, 2]).await;
+}
+
+/// The same, where it asks the nodes in this order.
+pub(super) async fn start_learner_asking(cluster: &mut Cluster, order: [usize; 3]) {
     if cluster.disks.len() == 3 {
         cluster.disks.push(MemoryDisk::new());
         cluster.nodes.push(None);
     }
     let options = NodeOptions {
-        join: (0..3).map(peer).collect(),
+        join: order.map(peer).to_vec(),
         learner: true,
         ..NodeOptions::single("n3")
     };

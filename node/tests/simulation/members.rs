@@ -1,8 +1,8 @@
 //! A change of members takes two steps, and a leader may be gone at any moment of it.
 
-use pennon_raft_store::raft::{Change, MemberChange, Vote};
+use pennon_raft_store::raft::{Change, MemberChange, Status, Vote};
 
-use super::learners::start_learner;
+use super::learners::{start_learner, start_learner_asking};
 use super::*;
 
 /// The first of them pass in no time, the others in a millisecond.
@@ -92,6 +92,52 @@ async fn sweep(change: MemberChange) {
     }
     steps.dedup();
     assert_eq!(steps, [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_only_a_dead_leader_knows_asks_to_be_taken_in_again() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    // The leader hears everybody, and only the new node hears it.
+    for other in (0..3).filter(|other| *other != leader) {
+        let (from, to) = (format!("n{leader}"), format!("n{other}"));
+        cluster.network.hole(&from, &to, true);
+    }
+    let order = [0, 1, 2].map(|turn| (leader + turn) % 3);
+    start_learner_asking(&mut cluster, order).await;
+    let edge = cluster.core(3).await;
+    let heard = async {
+        let mut statuses = edge.statuses();
+        let heard = statuses.wait_for(|status| !status.members.is_empty());
+        heard.await.unwrap().clone()
+    };
+    let heard = tokio::time::timeout(WITHIN, heard).await;
+    let heard = heard.expect("the leader sends what it has");
+    let known = |status: &Status| status.members.iter().any(|one| one.id == edge.node());
+    assert!(known(&heard) && !heard.is_member, "{heard:?}");
+    cluster.network.cut(&format!("n{leader}"), true);
+    cluster.nodes[leader].take().unwrap().shutdown().await;
+
+    let next = cluster.leader().await;
+    let next = cluster.core(next).await;
+    let mut statuses = next.statuses();
+    let taken = statuses.wait_for(known);
+    let taken = tokio::time::timeout(WITHIN, taken).await;
+    taken.expect("it is taken in").unwrap();
+    edge.proved(WITHIN).await.unwrap();
+    // Who was taken in does not ask again, whatever becomes of it.
+    let id = edge.node();
+    let remove = next.change_member(id, MemberChange::Remove, WITHIN);
+    remove.await.unwrap();
+    drop(edge);
+    cluster.nodes[3].take().unwrap().shutdown().await;
+    start_learner(&mut cluster).await;
+    tokio::time::sleep(WITHIN).await;
+    let members = next.status().members;
+    assert!(members.iter().all(|one| one.id != id), "{members:?}");
+    cluster.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
