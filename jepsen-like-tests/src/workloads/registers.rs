@@ -4,6 +4,10 @@
 //! A register is the FlagConfig of a string flag with one variant; its value is the register's.
 //! A request that was not answered is sent again under the same request id, to the next node, a few
 //! times; it stays one operation, and of unknown outcome if no answer ever comes (I9).
+//!
+//! Clients go to another node now and then: one that was deposed and does not know it meets versions that it
+//! has never seen. Every other client gives the node less time than it waits itself, so that the node says
+//! what came of a write whose time is over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +29,10 @@ use crate::http1::{Answer, Call, Connection, Dial, NoAnswer};
 
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// How long the nodes have where they are to say that the time is over.
+const TIMEOUT: &str = "?timeout=800ms";
+/// A client goes to another node after so many operations, on average.
+const STAYS: u32 = 10;
 /// After nobody could be reached, before the next try.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -160,11 +168,16 @@ impl Worker {
 
     async fn perform(&mut self, register: Arc<str>, action: Action) {
         self.count += 1;
+        if self.random.random_range(0..STAYS) == 0 {
+            self.connection = None;
+            self.node += 1;
+        }
         self.attempts.clear();
         // Some say nothing by which a request is known again: what a node does twice shows with them.
         let known = self.client % 4 != 3;
         let id = known.then(|| format!("s{}-c{}-{}", self.plan.seed, self.client, self.count));
-        let call = call(&register, &action, id.as_deref());
+        let timeout = if self.client % 2 == 1 { TIMEOUT } else { "" };
+        let call = call(&register, timeout, &action, id.as_deref());
         let invoked = self.recorder.now();
         let outcome = self.send(&call, &action).await;
         match &outcome {
@@ -260,18 +273,18 @@ impl Worker {
     }
 }
 
-fn call(register: &str, action: &Action, id: Option<&str>) -> Call {
+fn call(register: &str, timeout: &str, action: &Action, id: Option<&str>) -> Call {
     let path = path_of(register);
     let (call, expected) = match action {
         Action::Read => return Call::get(path),
         Action::Write {
             value: Some(value),
             expected,
-        } => (Call::put(path, &flag_config(value)), expected),
+        } => (Call::put(path + timeout, &flag_config(value)), expected),
         Action::Write {
             value: None,
             expected,
-        } => (Call::delete(path), expected),
+        } => (Call::delete(path + timeout), expected),
     };
     let call = match id {
         Some(id) => call.request_id(id),
