@@ -8,7 +8,7 @@
 //!
 //! Left out: when a request is tried again (`attempts.rs`), paths and shapes (`objects.rs`), lists in
 //! pages (`pages.rs`), what was (`history.rs`, `audit.rs`), what a node decides (`evaluate.rs`), who
-//! is there (`cluster.rs`), files (`download.rs`).
+//! is there (`cluster.rs`), who has what (`receipts.rs`), files (`download.rs`).
 
 mod attempts;
 mod audit;
@@ -18,6 +18,7 @@ mod evaluate;
 mod history;
 mod objects;
 mod pages;
+mod receipts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use crate::error::Error;
 use crate::http1::{self, Outgoing};
 
 pub use self::audit::{Audit, AuditFilter, AuditLine, Moment};
-pub use self::cluster::{Cluster, Member, Role};
+pub use self::cluster::{Cluster, Member, MemberChanged, Role};
 pub use self::evaluate::{Evaluation, EvaluationList};
 pub use self::history::{History, HistoryLine, Op, Replaced};
 pub use self::objects::{
@@ -47,6 +48,10 @@ pub use self::objects::{
     Written,
 };
 pub use self::pages::{Page, Pages};
+pub use self::receipts::{
+    Ack, Delivery, EnvironmentStatus, FlagStatus, Laggard, LaggardState, LastChange, NodePart,
+    Receipts,
+};
 
 /// The header under which a write is known when it comes again.
 pub const HEADER_IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -55,6 +60,11 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 /// The longest time that can be set; about a year, so that instants do not overflow.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Paths of changes that no node knows again: they are not sent twice, or the second would be refused because
+/// the first was done.
+const NOT_REMEMBERED: [&str; 2] = ["/v1/cluster/members/", "/v1/cluster:transfer-leader"];
+/// The longest time that a node lets a write wait.
+const ACK_MAX: Duration = Duration::from_secs(60);
 /// Attempts per endpoint, over all rounds.
 const ROUNDS_MAX: u32 = 3;
 
@@ -86,6 +96,7 @@ pub struct Admin {
     pool: Arc<Pool>,
     token: Option<HeaderValue>,
     limits: Limits,
+    ack: Option<Ack>,
 }
 
 /// An answer that is no refusal.
@@ -181,7 +192,32 @@ impl Admin {
             pool,
             token,
             limits,
+            ack: None,
         })
+    }
+
+    /// Has every write wait, within the timeout and a minute, until nodes or evaluators have it. What came of
+    /// that is in the answer (`delivery`); the write stands in any case.
+    ///
+    /// ```no_run
+    /// # async fn example(admin: pennon_client::admin::Admin) -> Result<(), pennon_client::Error> {
+    /// use pennon_client::admin::Ack;
+    /// let waiting = admin.with_ack(Ack::Delivered);
+    /// let written = waiting.disable("production", "checkout.new-ui").await?;
+    /// match written.delivery {
+    ///     Some(delivery) if delivery.complete => println!("everybody has version {}", written.version),
+    ///     Some(delivery) => println!("missing: {:?}", delivery.missing().collect::<Vec<_>>()),
+    ///     None => println!("the node did not say"),
+    /// }
+    /// // Refused as it would be without: there is no such flag.
+    /// assert!(waiting.disable("production", "chekout").await.is_err_and(|error| error.is_not_found()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_ack(mut self, ack: Ack) -> Admin {
+        self.ack = Some(ack);
+        self
     }
 
     /// Sets how long a request may take, all attempts together; 15 s unless set. A request that
@@ -209,7 +245,8 @@ impl Admin {
     }
 
     /// Sends any request. `path` begins with a slash and may have a query; keys in it are encoded
-    /// by the caller ([`Resource::path`] does). A write without an `Idempotency-Key` gets one.
+    /// by the caller ([`Resource::path`] does). A write without an `Idempotency-Key` gets one. A change of
+    /// members, which nodes do not know again, is sent once.
     ///
     /// # Errors
     /// Every answer of 400 and above, and no answer at all. See [`Error::outcome_unknown`].
@@ -257,7 +294,9 @@ impl Admin {
         read: impl FnOnce(RawAnswer) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut outgoing = self.outgoing(method, path, headers, body)?;
-        if !outgoing.method.is_safe() && !outgoing.headers.contains_key(HEADER_IDEMPOTENCY_KEY) {
+        let remembered = !NOT_REMEMBERED.iter().any(|begin| path.starts_with(begin));
+        let keyed = outgoing.headers.contains_key(HEADER_IDEMPOTENCY_KEY);
+        if !outgoing.method.is_safe() && remembered && !keyed {
             let key = self.pool.random_key();
             let key = HeaderValue::from_str(&key).map_err(|e| Error::settings(e.to_string()))?;
             let name = HeaderName::from_static("idempotency-key");
@@ -265,7 +304,7 @@ impl Admin {
         }
         let key = outgoing.headers.get(HEADER_IDEMPOTENCY_KEY);
         let key = key.and_then(|key| key.to_str().ok());
-        let repeat = Repeat::of(&outgoing.method, key.is_some());
+        let repeat = Repeat::of(&outgoing.method, key.is_some() && remembered);
         let result = self.pool.send(&outgoing, repeat, self.limits).await;
         let result = result.and_then(|raw| self.accepted(raw)).and_then(|raw| {
             read(raw).map_err(|error| match repeat {
@@ -382,7 +421,7 @@ impl Admin {
         value: &Value,
         expected: Expected,
     ) -> Result<Written, Error> {
-        let path = resource.path();
+        let path = self.waiting(resource.path());
         let headers = precondition(expected)?;
         self.typed(Method::PUT, &path, headers, Some(value)).await
     }
@@ -393,7 +432,7 @@ impl Admin {
     /// `is_conflict()` when the expectation does not hold, `is_invalid()` when it is still in use,
     /// or as [`Admin::request`].
     pub async fn delete(&self, resource: &Resource, expected: Expected) -> Result<Written, Error> {
-        let path = resource.path();
+        let path = self.waiting(resource.path());
         let headers = precondition(expected)?;
         self.typed(Method::DELETE, &path, headers, None).await
     }
@@ -416,7 +455,7 @@ impl Admin {
 
     async fn switch(&self, environment: &str, flag: &str, to: &str) -> Result<Written, Error> {
         let (environment, flag) = (http1::segment(environment), http1::segment(flag));
-        let path = format!("/v1/environments/{environment}/flags/{flag}:{to}");
+        let path = self.waiting(format!("/v1/environments/{environment}/flags/{flag}:{to}"));
         self.typed(Method::POST, &path, HeaderMap::new(), None)
             .await
     }
@@ -445,8 +484,16 @@ impl Admin {
     pub async fn changes(&self, changes: &[Change]) -> Result<ChangesWritten, Error> {
         let body = Value::Array(changes.iter().map(Change::to_json).collect());
         let headers = HeaderMap::new();
-        self.typed(Method::POST, "/v1/changes", headers, Some(&body))
-            .await
+        let path = self.waiting("/v1/changes".into());
+        self.typed(Method::POST, &path, headers, Some(&body)).await
+    }
+
+    /// Adds what a write is to wait for.
+    fn waiting(&self, path: String) -> String {
+        let Some(ack) = self.ack else { return path };
+        // The answer must be here before it is given up.
+        let within = self.limits.timeout.mul_f64(0.9).min(ACK_MAX).as_millis();
+        format!("{path}?ack={}&timeout={within}ms", ack.as_str())
     }
 }
 

@@ -120,6 +120,12 @@ impl Error {
         self.slug() == "not-retained"
     }
 
+    /// Whether a change of members cannot be made: the member is that already, lacks too much, or those that
+    /// would be left could decide nothing. [`Error::problem`] says which.
+    pub fn is_membership_refused(&self) -> bool {
+        self.slug() == "membership-refused"
+    }
+
     /// Whether the token is missing, unknown or not allowed to do this.
     pub fn is_denied(&self) -> bool {
         matches!(

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use http_support::{Api, PATIENCE, flag, furnished, options, serving, start};
 use pennon_client::admin::{
-    Admin, AuditFilter, AuditLine, Change, Cluster, Collection, Evaluation, Expected, HistoryLine,
-    Kind, Member, Op, Replaced, Resource, Role,
+    Ack, Admin, AuditFilter, AuditLine, Change, Cluster, Collection, Delivery, Evaluation,
+    Expected, HistoryLine, Kind, Laggard, LaggardState, Member, NodePart, Op, Replaced, Resource,
+    Role,
 };
 use pennon_client::{
     Connecting, Connector, DecidedReason, Endpoint, Freshness, Io, Subject, Version,
@@ -523,4 +524,220 @@ async fn write_when_led(admin: &Admin) {
     };
     let written = tokio::time::timeout(PATIENCE, writing).await;
     written.expect("a leader in time");
+}
+
+/// What a delivery says, as the node says it.
+fn said(delivery: &Delivery) -> Value {
+    let laggard = |one: &Laggard| {
+        json!({
+            "id": one.id, "environment": one.environment, "node": one.node, "version": one.version,
+            "state": match &one.state {
+                LaggardState::Connected => "connected",
+                LaggardState::NodeUnreachable => "node-unreachable",
+                LaggardState::Disconnected => "disconnected",
+                LaggardState::Other(word) => word,
+            },
+        })
+    };
+    let node = |one: &NodePart| json!({"name": one.name, "answers": one.answers, "applied": one.applied, "connected": one.connected});
+    json!({
+        "connected": delivery.connected, "acknowledged": delivery.acknowledged, "unnamed": delivery.unnamed,
+        "laggards": delivery.laggards.iter().map(laggard).collect::<Vec<_>>(),
+        "laggards_total": delivery.laggards_total,
+        "nodes": delivery.nodes.iter().map(node).collect::<Vec<_>>(),
+    })
+}
+
+/// The same of the node's own words, without what time changes.
+fn without_times(raw: &Value) -> Value {
+    let names = [
+        "connected",
+        "acknowledged",
+        "unnamed",
+        "laggards",
+        "laggards_total",
+        "nodes",
+    ];
+    let mut raw: Value = names
+        .iter()
+        .map(|name| ((*name).to_owned(), raw[*name].clone()))
+        .collect();
+    for laggard in raw["laggards"].as_array_mut().unwrap() {
+        let laggard = laggard.as_object_mut().unwrap();
+        assert!(
+            laggard.remove("last_seen_ms").is_some() && laggard.remove("fresh_for_ms").is_some()
+        );
+    }
+    raw
+}
+
+#[tokio::test]
+async fn receipts_and_status_are_what_the_node_says() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let stream = "/v1/environments/prod/stream?since=0&client=cart-7";
+    let accept = [("accept", "text/event-stream")];
+    let stream = api.open("GET", stream, &accept, Default::default()).await;
+    let reason = "/v1/environments/prod/flags/a:disable?reason=it%20hurts";
+    let disabled = api.send("POST", reason, &[], None).await.ok();
+
+    let raw = api.get("/v1/environments/prod/receipts").await.ok().json;
+    let receipts = admin.receipts("prod", None, Duration::ZERO).await.unwrap();
+    assert_eq!(
+        (json!(receipts.version), &*receipts.environment),
+        (raw["version"].clone(), "prod")
+    );
+    assert_eq!(said(&receipts.delivery), without_times(&raw));
+    assert_eq!(receipts.delivery.missing().collect::<Vec<_>>(), ["cart-7"]);
+    assert!(!receipts.delivery.complete && receipts.delivery.settled_in.is_some());
+    let laggard = &receipts.delivery.laggards[0];
+    assert!(laggard.last_seen.is_some() && laggard.fresh_for.is_some_and(|time| !time.is_zero()));
+    let first = Some(Version::ZERO);
+    let first = admin.receipts("prod", first, Duration::ZERO).await.unwrap();
+    assert!(first.delivery.complete, "{first:?}");
+
+    let raw = api.get("/v1/environments/prod/status").await.ok().json;
+    let status = admin.environment_status("prod").await.unwrap();
+    assert_eq!(
+        json!([
+            status.environment,
+            status.version,
+            status.changed_at,
+            status.digest
+        ]),
+        json!([
+            raw["environment"],
+            raw["version"],
+            raw["changed_at"],
+            raw["digest"]
+        ])
+    );
+    let bound = Duration::from_millis(raw["staleness_bound_ms"].as_u64().unwrap());
+    assert_eq!(status.staleness_bound, Some(bound));
+    assert_eq!(said(&status.delivery), without_times(&raw));
+
+    let raw = api.get("/v1/environments/prod/status/a").await.ok().json;
+    let status = admin.flag_status("prod", "a").await.unwrap();
+    assert_eq!(
+        (status.enabled, status.config_version.get()),
+        (false, disabled.version())
+    );
+    assert_eq!(said(&status.delivery), without_times(&raw));
+    let change = status.last_change.unwrap();
+    assert_eq!(
+        (change.version.get(), change.kind.as_str()),
+        (disabled.version(), "policy")
+    );
+    assert_eq!(
+        json!([change.updated_at, change.updated_by, change.reason]),
+        json!([
+            raw["last_change"]["updated_at"],
+            raw["last_change"]["updated_by"],
+            "it hurts"
+        ])
+    );
+
+    // Writes that wait stand, whoever is missing.
+    let waiting = admin
+        .clone()
+        .with_timeout(Duration::from_secs(1))
+        .with_ack(Ack::Delivered);
+    let written = waiting.enable("prod", "a").await.unwrap();
+    let delivery = written.delivery.unwrap();
+    assert!(!delivery.complete);
+    assert_eq!(delivery.missing().collect::<Vec<_>>(), ["cart-7"]);
+    let applied = admin.clone().with_ack(Ack::Applied);
+    let set = [Change::put(Resource::flag("c"), flag())];
+    let delivery = applied.changes(&set).await.unwrap().delivery.unwrap();
+    assert!(delivery.complete && delivery.nodes[0].applied && delivery.settled_in.is_none());
+    let (key, value) = (Resource::flag("d"), flag());
+    let put = applied.put(&key, &value, Expected::Absent).await.unwrap();
+    assert!(put.delivery.is_some_and(|one| one.complete));
+    let deleted = admin
+        .delete(&Resource::flag("d"), Expected::Exists)
+        .await
+        .unwrap();
+    assert!(deleted.delivery.is_none());
+
+    for refused in [
+        admin
+            .receipts("nowhere", None, Duration::ZERO)
+            .await
+            .map(drop),
+        admin.environment_status("nowhere").await.map(drop),
+        admin.flag_status("prod", "nope").await.map(drop),
+        waiting.enable("prod", "nope").await.map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(
+            refused.is_not_found() && !refused.outcome_unknown(),
+            "{refused:?}"
+        );
+    }
+    drop(stream);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn members_get_votes_lose_them_and_leave_through_any_node() {
+    let network = MemoryNetwork::new();
+    let names = ["n1", "n2", "n3"];
+    let mut nodes = Vec::new();
+    for (name, seed) in names.into_iter().chain(["n4"]).zip(1..) {
+        let join = names.map(|name| format!("{name}:peer")).to_vec();
+        let learner = name == "n4";
+        let expect = if learner { 0 } else { 3 };
+        let options = NodeOptions {
+            join,
+            expect,
+            learner,
+            ..options(name)
+        };
+        nodes.push(start(&network, options, seed).await);
+    }
+    let admin = admin(&network, &names);
+    write_when_led(&admin).await;
+    let joined = |cluster: &Cluster| cluster.member("n4").is_some_and(|one| one.lag == Some(0));
+    let cluster = until(&admin, joined).await;
+    let id = cluster.member("n4").unwrap().id;
+    let votes = |cluster: Cluster| {
+        assert!(
+            !cluster.changing && cluster.members.iter().all(|one| !one.changing),
+            "{cluster:?}"
+        );
+        cluster.member("n4").map(|one| one.voter)
+    };
+
+    let refused = admin.demote("n4").await.unwrap_err();
+    assert!(
+        refused.is_membership_refused() && !refused.outcome_unknown(),
+        "{refused:?}"
+    );
+    let changed = admin.promote("n4").await.unwrap();
+    assert_eq!(
+        (changed.id, &*changed.name, &*changed.role),
+        (id, "n4", "voter")
+    );
+    assert!(
+        admin
+            .promote("n4")
+            .await
+            .unwrap_err()
+            .is_membership_refused()
+    );
+    // Whoever answers sees it at the latest with the next heartbeat.
+    let settled =
+        |cluster: &Cluster| !cluster.changing && cluster.member("n4").is_some_and(|one| one.voter);
+    assert_eq!(votes(until(&admin, settled).await), Some(true));
+    let led = admin.transfer_leader(Some("n4")).await.unwrap();
+    assert_eq!((led.id, &*led.role), (id, "leader"));
+    assert_ne!(admin.transfer_leader(None).await.unwrap().id, id);
+    assert_eq!(admin.demote(&id.to_string()).await.unwrap().role, "learner");
+    assert_eq!(admin.remove_member("n4").await.unwrap().role, "removed");
+    let gone = |cluster: &Cluster| !cluster.changing && cluster.member("n4").is_none();
+    assert_eq!(votes(until(&admin, gone).await), None);
+    assert!(admin.remove_member("n4").await.unwrap_err().is_not_found());
+    for node in nodes {
+        node.shutdown().await;
+    }
 }

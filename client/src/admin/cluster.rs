@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderMap, Method};
 use pennon_evaluator::Version;
 use serde::{Deserialize, Deserializer};
 
 use super::Admin;
 use crate::error::Error;
+use crate::http1::segment;
 
 /// The one verdict that needs nothing done.
 const HEALTHY: &str = "healthy";
@@ -99,6 +100,17 @@ pub struct Member {
     pub feature_level: Option<u32>,
 }
 
+/// What became of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct MemberChanged {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// What it is now, as the node says it: `voter`, `learner`, `removed` or `leader`.
+    pub role: String,
+}
+
 /// What a member is at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
@@ -168,6 +180,69 @@ impl Admin {
     /// ```
     pub async fn cluster(&self) -> Result<Cluster, Error> {
         self.ask(Method::GET, "/v1/cluster", None).await
+    }
+
+    /// Gives a member a vote, by name or id, when it has caught up. It waits until the change is over, and goes on
+    /// when this call is given up.
+    ///
+    /// # Errors
+    /// `is_not_found()` when there is no such member, `is_membership_refused()` when it has a vote or lacks too much, or as
+    /// [`Admin::request`].
+    ///
+    /// ```no_run
+    /// # async fn example(admin: pennon_client::admin::Admin) -> Result<(), pennon_client::Error> {
+    /// // A new node takes the place of an old one: at no time are there fewer votes than before.
+    /// admin.promote("n4").await?;
+    /// admin.remove_member("n1").await?;
+    /// // Refused: there is no such member any more.
+    /// assert!(admin.remove_member("n1").await.is_err_and(|error| error.is_not_found()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn promote(&self, member: &str) -> Result<MemberChanged, Error> {
+        self.change_member(Method::POST, member, ":promote").await
+    }
+
+    /// Takes the vote of a member; it goes on as a learner.
+    ///
+    /// # Errors
+    /// `is_not_found()` when there is no such member, `is_membership_refused()` when it has no vote, or when the voters that
+    /// would be left could decide nothing, or as [`Admin::request`].
+    pub async fn demote(&self, member: &str) -> Result<MemberChanged, Error> {
+        self.change_member(Method::POST, member, ":demote").await
+    }
+
+    /// Takes a member out of the cluster. It need not answer; its directory must be removed before it joins again.
+    ///
+    /// # Errors
+    /// `is_not_found()` when there is no such member, `is_membership_refused()` when the voters that would be left could
+    /// decide nothing, or as [`Admin::request`].
+    pub async fn remove_member(&self, member: &str) -> Result<MemberChanged, Error> {
+        self.change_member(Method::DELETE, member, "").await
+    }
+
+    /// Has another voter lead: the one that is named, else one that the cluster chooses. Waits until it does.
+    ///
+    /// # Errors
+    /// `is_not_found()` when there is no such member, `is_membership_refused()` when it has no vote, or as
+    /// [`Admin::request`].
+    pub async fn transfer_leader(&self, to: Option<&str>) -> Result<MemberChanged, Error> {
+        let to = to
+            .map(|to| format!("?to={}", segment(to)))
+            .unwrap_or_default();
+        let path = format!("/v1/cluster:transfer-leader{to}");
+        self.typed(Method::POST, &path, HeaderMap::new(), None)
+            .await
+    }
+
+    async fn change_member(
+        &self,
+        method: Method,
+        member: &str,
+        what: &str,
+    ) -> Result<MemberChanged, Error> {
+        let path = format!("/v1/cluster/members/{}{what}", segment(member));
+        self.typed(method, &path, HeaderMap::new(), None).await
     }
 }
 

@@ -11,6 +11,7 @@ use pennon_evaluator::Version;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+use super::receipts::Delivery;
 use crate::http1::segment;
 
 /// One object of ground state.
@@ -390,6 +391,9 @@ pub struct Written {
     /// Its version before, if it existed.
     #[serde(default)]
     pub previous_version: Option<Version>,
+    /// What came of waiting, with [`Admin::with_ack`](super::Admin::with_ack).
+    #[serde(default)]
+    pub delivery: Option<Delivery>,
 }
 
 /// What a change set did: everything in it, at one version.
@@ -400,6 +404,9 @@ pub struct ChangesWritten {
     /// What became of each object, in the order of the request.
     #[serde(default)]
     pub results: Vec<ChangeWritten>,
+    /// What came of waiting, with [`Admin::with_ack`](super::Admin::with_ack).
+    #[serde(default)]
+    pub delivery: Option<Delivery>,
 }
 
 /// What a change set did to one object.

@@ -203,7 +203,7 @@ impl Failure {
         failure.problem = problem.map(|problem| Box::new(problem.fields().clone()));
         match (exit, problem) {
             (Exit::OutcomeUnknown, _) => failure.hint(
-                "The write may have happened: look at the object before you send it again.",
+                "It may have happened: look at what is there before you ask again.",
             ),
             (Exit::Unreachable, None) => failure
                 .hint("Is a node running there? Name others with --url or PENNON_URL; start one with: pennon dev"),
