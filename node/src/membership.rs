@@ -25,6 +25,9 @@ const LAG_MAX: u64 = 1_000;
 /// Before a new leader is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// The longest wait for what a leader has changed to show here: a few heartbeats.
+const SEEN_MAX: Duration = Duration::from_secs(1);
+
 /// The longest wait for a member that is asked whether it lives.
 const ALIVE_MAX: Duration = Duration::from_secs(1);
 
@@ -57,8 +60,15 @@ impl Core {
         match status.leader_member() {
             Some(leader) if leader.id != self.node() => {
                 let deadline = Instant::now() + within;
-                let changed = self.peers.change_member(leader, node, change, deadline);
+                let asked = change.clone();
+                let changed = self.peers.change_member(leader, node, asked, deadline);
                 match changed.await {
+                    Ok(Ok(())) => {
+                        // Who asked this node finds it here, unless this node is behind.
+                        let seen = self.seen(node, &change);
+                        let _ = timeout_at(deadline.min(Instant::now() + SEEN_MAX), seen).await;
+                        Ok(())
+                    }
                     Ok(changed) => changed,
                     Err(PeerError::NotSent(_)) => Err(MembershipError::NoLeader),
                     Err(why) => Err(MembershipError::Unknown(why.to_string())),
@@ -66,6 +76,22 @@ impl Core {
             }
             Some(_) => self.change_member_here(node, change, within).await,
             None => Err(MembershipError::NoLeader),
+        }
+    }
+
+    /// Waits until this node shows what was changed.
+    async fn seen(&self, node: u64, change: &MemberChange) {
+        let shows = match change {
+            MemberChange::Promote | MemberChange::Demote | MemberChange::Remove => true,
+            // Nothing of it is in a membership, or the member says it itself.
+            MemberChange::AddLearner(_) | MemberChange::Lead => false,
+        };
+        // Who leaves may never hear of it.
+        if shows && node != self.node() {
+            let mut statuses = self.statuses();
+            let done = |now: &Status| now.change == Change::Settled && is_done(now, node, change);
+            // It fails when this node stops.
+            let _ = statuses.wait_for(done).await;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use pennon_client::Subject;
 use pennon_node::membership::MembershipError;
-use pennon_raft_store::raft::{MemberChange, Vote};
+use pennon_raft_store::raft::{Change, MemberChange, Vote};
 
 use super::*;
 
@@ -117,11 +117,18 @@ async fn a_learner_gets_a_vote_loses_it_and_leaves() {
     // with two gone it is not.
     let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
     cluster.nodes[others[0]].take().unwrap().shutdown().await;
-    core.change_member(id, MemberChange::Demote, WITHIN)
+    let third = cluster.core(others[1]).await;
+    third
+        .change_member(id, MemberChange::Demote, WITHIN)
         .await
         .unwrap();
-    assert_eq!(voter(&core, id), Some(false));
-    let last = cluster.core(others[1]).await.node();
+    // The leader shows it, and the node that was asked.
+    assert_eq!(
+        (voter(&core, id), voter(&third, id)),
+        (Some(false), Some(false))
+    );
+    assert_eq!(third.status().change, Change::Settled);
+    let last = third.node();
     let refused = core.change_member(last, MemberChange::Remove, WITHIN).await;
     let Err(MembershipError::Refused(why)) = refused else {
         panic!("{refused:?}")
