@@ -2,7 +2,8 @@
 //! came of it is the exit code. (Simulations have runtimes of their own.)
 //!
 //! What must hold: the answer goes to standard output, everything else to standard error. Help exits
-//! with 0 and a wrong command line with 2, which is clap's doing.
+//! with 0 and a wrong command line with 2, which is clap's doing. A tool that is told to end (Ctrl-C,
+//! SIGTERM) takes what it started and mounted with it.
 
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::checkers::judge::Judgement;
 use crate::failure::{Failure, Result};
@@ -61,7 +63,23 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    runtime.map_err(Failure::new)?.block_on(work)
+    // What tasks hold ends with the runtime, at the end of this.
+    runtime.map_err(Failure::new)?.block_on(async {
+        tokio::select! {
+            done = work => done,
+            told = told_to_end() => Err(Failure::new(told?)),
+        }
+    })
+}
+
+/// Waits until somebody wants this process to end; returns how it was said.
+async fn told_to_end() -> Result<&'static str> {
+    let mut asked = signal(SignalKind::interrupt())?;
+    let mut told = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        _ = asked.recv() => "interrupted",
+        _ = told.recv() => "told to end",
+    })
 }
 
 /// Writes the answer, and a line break, to standard output.
