@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Where a node keeps its history, which it makes anew when it cannot be read.
 const HISTORY: &str = "state";
 const LOG: &str = "log";
+/// So many bytes at the end of a file count as written last.
+const RECENT: u64 = 8 << 10;
 /// Opening a damaged one may panic in sled; the node has a thread for that, and goes on without.
 const OPENS_HISTORY: &str = "thread 'history-open'";
 
@@ -107,7 +109,13 @@ fn hurt(data: &Path, random: &mut StdRng) -> Result<(PathBuf, String)> {
     let inside = file.strip_prefix(data).unwrap_or(file);
     let shown = inside.display();
     let length = fs::metadata(file)?.len();
-    let place = random.random_range(0..written(file)?);
+    let written = written(file)?;
+    // Half of it hits what was written last, which may be on few other nodes.
+    let from = match random.random_bool(0.5) {
+        true => 0,
+        false => written.saturating_sub(RECENT),
+    };
+    let place = random.random_range(from..written);
     let what = match random.random_range(0..5) {
         0 => {
             fs::OpenOptions::new()
