@@ -63,8 +63,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Paths of changes that no node knows again: they are not sent twice, or the second would be refused because
 /// the first was done.
 const NOT_REMEMBERED: [&str; 2] = ["/v1/cluster/members/", "/v1/cluster:transfer-leader"];
-/// The longest time that a node lets a write wait.
-const ACK_MAX: Duration = Duration::from_secs(60);
 /// Attempts per endpoint, over all rounds.
 const ROUNDS_MAX: u32 = 3;
 
@@ -490,10 +488,10 @@ impl Admin {
 
     /// Adds what a write is to wait for.
     fn waiting(&self, path: String) -> String {
-        let Some(ack) = self.ack else { return path };
-        // The answer must be here before it is given up.
-        let within = self.limits.timeout.mul_f64(0.9).min(ACK_MAX).as_millis();
-        format!("{path}?ack={}&timeout={within}ms", ack.as_str())
+        match self.ack {
+            Some(ack) => format!("{path}?{}", ack.query(self.limits.timeout)),
+            None => path,
+        }
     }
 }
 

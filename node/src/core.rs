@@ -10,7 +10,7 @@ use pennon_raft_store::changes::Changes;
 use pennon_raft_store::command::{Change, ClusterId, ObjectId, Outcome, Refusal};
 use pennon_raft_store::machine::View;
 use pennon_raft_store::plan::ChangeRequest;
-use pennon_raft_store::raft::{Blocking, Member, Raft, Role, Status, Vote};
+use pennon_raft_store::raft::{Blocking, Member, Raft, Status};
 use pennon_raft_store::snapshot_file::SnapshotInfo;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,8 @@ use crate::broken::Broken;
 use crate::clock::Clock;
 use crate::confirm::Confirm;
 use crate::hub::Hub;
-use crate::peer::{PeerClient, PeerStatus};
+use crate::overview::ClusterView;
+use crate::peer::PeerClient;
 use crate::space::{Shortage, SpaceWatch};
 use crate::writer::{WriteError, Writer};
 
@@ -40,48 +41,6 @@ pub enum ReadError {
     /// The node is not part of a cluster yet.
     #[error("this node does not belong to a cluster yet")]
     NotFormed,
-}
-
-/// One member as `/v1/cluster` shows it.
-#[derive(Clone, Debug)]
-pub struct MemberView {
-    /// Its node id.
-    pub id: u64,
-    /// Its name.
-    pub name: String,
-    /// Its API address.
-    pub api: String,
-    /// Its peer address.
-    pub peer: String,
-    /// Its part.
-    pub role: Role,
-    /// Its part in decisions.
-    pub vote: Vote,
-    /// What it says of itself; `None` when it did not answer.
-    pub said: Option<PeerStatus>,
-}
-
-/// The cluster as this node sees it.
-#[derive(Clone, Debug)]
-pub struct ClusterView {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The leader, if known.
-    pub leader: Option<u64>,
-    /// The current term.
-    pub term: u64,
-    /// The version this node has.
-    pub version: Version,
-    /// The feature level of the cluster at that version.
-    pub level: u32,
-    /// How many more voters may fail before writes stop.
-    pub failure_tolerance: i64,
-    /// One sentence: healthy, or what is wrong.
-    pub verdict: String,
-    /// Whether a change of the members is not over yet.
-    pub is_changing: bool,
-    /// The members.
-    pub members: Vec<MemberView>,
 }
 
 /// A node's services.
@@ -349,6 +308,6 @@ impl Core {
 
     /// Asks every member how it is, at most for `within`.
     pub async fn cluster_view(&self, within: Duration) -> ClusterView {
-        crate::peer::cluster_view(self, within).await
+        crate::overview::cluster_view(self, within).await
     }
 }

@@ -21,6 +21,7 @@ pub mod http;
 pub mod hub;
 pub mod membership;
 pub mod net;
+pub mod overview;
 pub mod peer;
 pub mod server;
 pub mod settings;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use pennon_evaluator::Version;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::Admin;
+use super::objects::milliseconds;
 use crate::error::Error;
 use crate::http1::segment;
 
@@ -152,10 +153,6 @@ impl Cluster {
     }
 }
 
-fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.map(Duration::from_millis))
-}
-
 impl Admin {
     /// Reads who is in the cluster and how they are. The node asks every member, and waits a second at
     /// most.
@@ -186,8 +183,8 @@ impl Admin {
     /// when this call is given up.
     ///
     /// # Errors
-    /// `is_not_found()` when there is no such member, `is_membership_refused()` when it has a vote or lacks too much, or as
-    /// [`Admin::request`].
+    /// `is_not_found()` when there is no such member, `is_membership_refused()` when it has a vote or lacks too
+    /// much, or as [`Admin::request`].
     ///
     /// ```no_run
     /// # async fn example(admin: pennon_client::admin::Admin) -> Result<(), pennon_client::Error> {
@@ -206,8 +203,8 @@ impl Admin {
     /// Takes the vote of a member; it goes on as a learner.
     ///
     /// # Errors
-    /// `is_not_found()` when there is no such member, `is_membership_refused()` when it has no vote, or when the voters that
-    /// would be left could decide nothing, or as [`Admin::request`].
+    /// `is_not_found()` when there is no such member, `is_membership_refused()` when it has no vote, or when the
+    /// voters that would be left could decide nothing, or as [`Admin::request`].
     pub async fn demote(&self, member: &str) -> Result<MemberChanged, Error> {
         self.change_member(Method::POST, member, ":demote").await
     }
@@ -215,8 +212,8 @@ impl Admin {
     /// Takes a member out of the cluster. It need not answer; its directory must be removed before it joins again.
     ///
     /// # Errors
-    /// `is_not_found()` when there is no such member, `is_membership_refused()` when the voters that would be left could
-    /// decide nothing, or as [`Admin::request`].
+    /// `is_not_found()` when there is no such member, `is_membership_refused()` when the voters that would be
+    /// left could decide nothing, or as [`Admin::request`].
     pub async fn remove_member(&self, member: &str) -> Result<MemberChanged, Error> {
         self.change_member(Method::DELETE, member, "").await
     }

@@ -6,6 +6,7 @@
 //! Left out: what the values mean. They are JSON as people write it, checked by the node.
 
 use std::fmt;
+use std::time::Duration;
 
 use pennon_evaluator::Version;
 use serde::{Deserialize, Deserializer};
@@ -440,6 +441,13 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
         Some(Value::String(text)) => Some(text),
         Some(other) => Some(other.to_string()),
     })
+}
+
+/// Takes a number of milliseconds, or none.
+pub(super) fn milliseconds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.map(Duration::from_millis))
 }
 
 #[cfg(test)]

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use http::Method;
 use pennon_evaluator::Version;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::Admin;
+use super::objects::milliseconds;
 use crate::error::Error;
 use crate::http1::segment;
+
+/// The longest time that a node lets a write wait.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What a write waits for, beyond the commit that every write waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +29,23 @@ pub enum Ack {
 }
 
 impl Ack {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
+    /// Returns what tells a node to wait, as part of a query; `timeout` is how long its caller waits.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use pennon_client::admin::Ack;
+    /// assert_eq!(Ack::Applied.query(Duration::from_secs(10)), "ack=applied&timeout=9000ms");
+    /// // Refused by nodes, and therefore not said: more than a minute.
+    /// assert_eq!(Ack::Delivered.query(Duration::MAX), "ack=delivered&timeout=60000ms");
+    /// ```
+    pub fn query(self, timeout: Duration) -> String {
+        let word = match self {
             Ack::Applied => "applied",
             Ack::Delivered => "delivered",
-        }
+        };
+        // The answer must be here before it is given up.
+        let within = timeout.min(2 * WAIT_MAX).mul_f64(0.9).min(WAIT_MAX);
+        format!("ack={word}&timeout={}ms", within.as_millis())
     }
 }
 
@@ -223,13 +239,9 @@ impl Delivery {
     }
 }
 
-fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.map(Duration::from_millis))
-}
-
 impl Admin {
     /// Asks who has a version of an environment, the newest if none is named; waits for everybody at most for
-    /// `wait`, 30 s at most.
+    /// `wait`, which is a minute at most.
     ///
     /// # Errors
     /// `is_not_found()` when there is no such environment, or as [`Admin::request`].

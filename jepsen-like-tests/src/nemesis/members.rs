@@ -16,9 +16,10 @@ use crate::chaos::fleet::{Fleet, LOOK_MAX, State};
 use crate::failure::{Failure, Result};
 use crate::http1::Call;
 
-/// Longest time for a change of members once the run is over. While other faults take the majority away
-/// nothing changes; they end with the run, and then it takes seconds.
-const CHANGE_MAX: Duration = Duration::from_secs(90);
+/// Longest time for a change of members. While other faults take the majority away nothing changes.
+const CHANGE_MAX: Duration = Duration::from_secs(300);
+/// Longest time for one once the run is over, and with it every other fault: then it takes seconds.
+const CHANGE_AFTER_MAX: Duration = Duration::from_secs(90);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a new leader may take until it is seen.
@@ -49,7 +50,7 @@ async fn add_and_remove(act: &mut Act) -> Result<()> {
         act.acted(format!("{name} has a vote as member {id}"), 1);
         act.rest(act.planned.lasts).await;
     }
-    let gone = leave(act, &name).await;
+    let gone = leave(act, &name, &mut Patience::new()).await;
     if let Ok(count) = &gone {
         act.acted(format!("{name} is no member any more"), *count);
     }
@@ -102,11 +103,11 @@ pub(super) async fn rejoin(act: &Act, at: usize) -> Result<u64> {
 
 /// Takes a member out; returns the id it had.
 async fn leave_as(act: &Act, name: &str) -> Result<Option<u64>> {
-    let mut patience = Patience::default();
+    let mut patience = Patience::new();
     loop {
         if let Ok(cluster) = view(act.fleet()).await {
             let old = member(&cluster, name).and_then(|member| member["id"].as_u64());
-            leave(act, name).await?;
+            leave(act, name, &mut patience).await?;
             return Ok(old);
         }
         patience.wait(act, name, "be looked at").await?;
@@ -114,8 +115,7 @@ async fn leave_as(act: &Act, name: &str) -> Result<Option<u64>> {
 }
 
 /// Takes a member out and waits until it is.
-async fn leave(act: &Act, name: &str) -> Result<u64> {
-    let mut patience = Patience::default();
+async fn leave(act: &Act, name: &str, patience: &mut Patience) -> Result<u64> {
     let path = format!("/v1/cluster/members/{name}?timeout=2s");
     loop {
         if let Ok(cluster) = view(act.fleet()).await
@@ -131,7 +131,7 @@ async fn leave(act: &Act, name: &str) -> Result<u64> {
 
 /// Waits until a node is a member other than `old`, and gives it a vote; returns its id.
 async fn become_voter(act: &Act, name: &str, old: Option<u64>) -> Result<u64> {
-    let mut patience = Patience::default();
+    let mut patience = Patience::new();
     let path = format!("/v1/cluster/members/{name}:promote?timeout=2s");
     loop {
         if let Ok(cluster) = view(act.fleet()).await
@@ -147,22 +147,30 @@ async fn become_voter(act: &Act, name: &str, old: Option<u64>) -> Result<u64> {
     }
 }
 
-/// Ends [`CHANGE_MAX`] after the run.
-#[derive(Default)]
+/// How long a change is waited for.
 struct Patience {
-    end: Option<Instant>,
+    ends: Instant,
+    is_over: bool,
 }
 
 impl Patience {
+    fn new() -> Patience {
+        Patience {
+            ends: Instant::now() + CHANGE_MAX,
+            is_over: false,
+        }
+    }
+
     /// Waits before another try.
     async fn wait(&mut self, act: &Act, name: &str, what: &str) -> Result<()> {
-        if act.is_over() {
-            let end = *self.end.get_or_insert_with(|| Instant::now() + CHANGE_MAX);
-            if Instant::now() >= end {
-                return Err(Failure::new(format!(
-                    "{name} could not {what} within {CHANGE_MAX:?} after the run"
-                )));
-            }
+        if !self.is_over && act.is_over() {
+            self.is_over = true;
+            self.ends = self.ends.min(Instant::now() + CHANGE_AFTER_MAX);
+        }
+        if Instant::now() >= self.ends {
+            return Err(Failure::new(format!(
+                "{name} could not {what} within {CHANGE_MAX:?}, or {CHANGE_AFTER_MAX:?} after the run"
+            )));
         }
         tokio::time::sleep(PAUSE).await;
         Ok(())

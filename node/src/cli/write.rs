@@ -7,13 +7,12 @@
 //! Left out: reading (`objects.rs`).
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pennon_client::Version;
-use pennon_client::admin::Answer;
+use pennon_client::admin::{self, Answer};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
@@ -114,9 +113,6 @@ pub(crate) struct ChangeCommand {
     #[command(flatten)]
     why: ReasonArgs,
 }
-
-/// The longest that a node waits for receipts.
-const ACK_MAX: Duration = Duration::from_secs(60);
 
 /// Says who writes.
 const ACTOR: HeaderName = HeaderName::from_static("pennon-actor");
@@ -414,14 +410,10 @@ impl ReasonArgs {
         }
         let ack = match self.ack {
             Ack::Committed => None,
-            Ack::Applied => Some("applied"),
-            Ack::Delivered => Some("delivered"),
+            Ack::Applied => Some(admin::Ack::Applied),
+            Ack::Delivered => Some(admin::Ack::Delivered),
         };
-        if let Some(ack) = ack {
-            // The answer must be here before this command gives up.
-            let within = asking.timeout.mul_f64(0.9).min(ACK_MAX).as_millis();
-            query.push(format!("ack={ack}&timeout={within}ms"));
-        }
+        query.extend(ack.map(|ack| ack.query(asking.timeout)));
         match query.is_empty() {
             true => path,
             false if path.contains('?') => format!("{path}&{}", query.join("&")),

@@ -12,8 +12,9 @@ use super::answer::{Answer, Decided};
 use super::call::Call;
 use super::problem::{Problem, Slug};
 use super::route::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
-use crate::core::{Core, MemberView};
+use crate::core::Core;
 use crate::membership::MembershipError;
+use crate::overview::MemberView;
 
 /// Longest wait for a member's answer.
 const MEMBERS_WAIT_MAX: Duration = Duration::from_secs(1);
