@@ -7,8 +7,7 @@
 //! or not, has no cycle, is no deeper than `DEPTH_MAX` and not more than `CLOSURE_MAX` states; states
 //! that are not sound are never entered.
 //!
-//! Slots lie in chunks that tables share: a copy of a table costs a counter a chunk, and a change
-//! copies the chunks it touches.
+//! Slots lie in chunks that tables share (`table/chunks.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,21 +20,16 @@ use crate::limits::{CLOSURE_MAX, DEPTH_MAX};
 use crate::program::{Flag, Segment, Slots, constant};
 use crate::state::{ClauseState, EvaluationState, FlagState, SegmentState};
 
+mod chunks;
 mod index;
 
+use chunks::Chunks;
 use index::Index;
-
-/// Slots of a chunk. A change copies one chunk, counting two references for each slot, and counts one
-/// for each other chunk: 32 is right for a thousand flags, and not bad for ten times more or less.
-const CHUNK_LEN: usize = 32;
 
 /// All slots, and where each key is.
 #[derive(Clone, Default)]
 pub(crate) struct Table {
-    /// The last one may have unused slots at its end.
-    chunks: Vec<Arc<[Slot; CHUNK_LEN]>>,
-    /// How many slots are in use.
-    len: u32,
+    slots: Chunks<Slot>,
     flags: Index,
     segments: Index,
     /// Slots of the flags that have a state, in the order of their keys.
@@ -259,9 +253,7 @@ impl Table {
 
     #[inline]
     pub(crate) fn at(&self, slot: u32) -> Option<&Slot> {
-        let place = slot as usize;
-        let chunk = self.chunks.get(place / CHUNK_LEN)?;
-        Some(&chunk[place % CHUNK_LEN])
+        self.slots.get(slot)
     }
 
     #[inline]
@@ -271,9 +263,7 @@ impl Table {
 
     /// A slot that is to be changed; its chunk is copied if another table has it too.
     fn at_mut(&mut self, slot: u32) -> Option<&mut Slot> {
-        let place = slot as usize;
-        let chunk = self.chunks.get_mut(place / CHUNK_LEN)?;
-        Some(&mut Arc::make_mut(chunk)[place % CHUNK_LEN])
+        self.slots.get_mut(slot)
     }
 
     /// The flags, archived ones too, in the order of their keys.
@@ -286,33 +276,25 @@ impl Table {
     /// seen slot by slot: a state is gone, or one of the tables was not made from the other.
     pub(crate) fn moved_since(&self, earlier: &Table) -> Option<Vec<&FlagKey>> {
         let mut moved = Vec::new();
-        let chunks = self.chunks.iter().enumerate();
-        for (n, chunk) in chunks {
-            let before = earlier.chunks.get(n);
-            if before.is_some_and(|before| Arc::ptr_eq(before, chunk)) {
-                continue;
+        for (number, slot) in self.slots.unshared(&earlier.slots) {
+            let before = earlier.at(number).filter(|_| number < earlier.slots.len());
+            if before.is_some_and(|before| before.key() != slot.key()) {
+                return None;
             }
-            let numbers = (n * CHUNK_LEN) as u32..self.len;
-            for (number, slot) in numbers.zip(chunk.iter()) {
-                let before = earlier.at(number).filter(|_| number < earlier.len);
-                if before.is_some_and(|before| before.key() != slot.key()) {
-                    return None;
-                }
-                match (before.map(|before| &before.loaded), &slot.loaded) {
-                    (None | Some(Loaded::Vacant), Loaded::Flag(flag)) => moved.push(&flag.flag.key),
-                    (Some(Loaded::Flag(was)), Loaded::Flag(flag)) => {
-                        if was.encoded != flag.encoded || before.is_some_and(|b| !slot.is_as(b)) {
-                            moved.push(&flag.flag.key);
-                        }
+            match (before.map(|before| &before.loaded), &slot.loaded) {
+                (None | Some(Loaded::Vacant), Loaded::Flag(flag)) => moved.push(&flag.flag.key),
+                (Some(Loaded::Flag(was)), Loaded::Flag(flag)) => {
+                    if was.encoded != flag.encoded || before.is_some_and(|b| !slot.is_as(b)) {
+                        moved.push(&flag.flag.key);
                     }
-                    // Who uses it shows by the version of its configuration.
-                    (None | Some(Loaded::Vacant), _)
-                    | (Some(Loaded::Segment(_)), Loaded::Segment(_)) => {}
-                    (Some(_), _) => return None,
                 }
+                // Who uses it shows by the version of its configuration.
+                (None | Some(Loaded::Vacant), _)
+                | (Some(Loaded::Segment(_)), Loaded::Segment(_)) => {}
+                (Some(_), _) => return None,
             }
         }
-        (earlier.len <= self.len).then_some(moved)
+        (earlier.slots.len() <= self.slots.len()).then_some(moved)
     }
 
     pub(crate) fn state(&self, key: &StateKey) -> Option<&EncodedState> {
@@ -320,19 +302,15 @@ impl Table {
     }
 
     pub(crate) fn encoded(&self) -> Vec<EncodedState> {
-        let slots = self.slots();
+        let slots = self.slots.iter();
         slots
             .filter_map(|(_, slot)| slot.loaded.encoded().cloned())
             .collect()
     }
 
-    fn slots(&self) -> impl Iterator<Item = (u32, &Slot)> {
-        (0..self.len).zip(self.chunks.iter().flat_map(|chunk| chunk.iter()))
-    }
-
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.len as usize
+        self.slots.len() as usize
     }
 
     /// Returns the slot of a key, a new vacant one if it has none.
@@ -340,23 +318,9 @@ impl Table {
         if let Some(slot) = self.slot(kind, key) {
             return slot;
         }
-        let slot = self.len;
-        if slot as usize == self.chunks.len() * CHUNK_LEN {
-            let unused = Slot::vacant(Arc::default());
-            self.chunks
-                .push(Arc::new(std::array::from_fn(|_| unused.clone())));
-        }
-        // Each slot costs far more than a byte, so memory ends before the numbers do.
-        self.len += 1;
-        if let Some(place) = self.at_mut(slot) {
-            *place = Slot::vacant(Arc::clone(key));
-        }
-        let chunks = &self.chunks;
-        let hash_at = |slot: u32| {
-            let place = slot as usize;
-            let chunk = chunks.get(place / CHUNK_LEN);
-            chunk.map_or(0, |chunk| text_hash(&chunk[place % CHUNK_LEN].key))
-        };
+        let slot = self.slots.push(Slot::vacant(Arc::clone(key)));
+        let slots = &self.slots;
+        let hash_at = |slot| slots.get(slot).map_or(0, |slot| text_hash(&slot.key));
         match kind {
             StateKind::Flag => self.flags.insert(slot, hash_at),
             _ => self.segments.insert(slot, hash_at),
@@ -466,7 +430,7 @@ impl Table {
 
     fn mostly_vacant(&self) -> bool {
         const VACANT_MIN: usize = 1_024;
-        self.vacant > VACANT_MIN && self.vacant > self.len as usize / 2
+        self.vacant > VACANT_MIN && self.vacant > self.slots.len() as usize / 2
     }
 
     /// Works out what depends on the slots that a slot uses, for those that were touched and all
@@ -476,7 +440,8 @@ impl Table {
         let mut starts = touched.to_vec();
         if touched.iter().any(used) {
             let linked = self
-                .slots()
+                .slots
+                .iter()
                 .filter(|(_, slot)| !slot.loaded.links().is_empty());
             starts.extend(linked.map(|(n, _)| n));
         }
