@@ -7,8 +7,9 @@
 //! nothing here is on the evaluation path.
 //!
 //! Left out: when a request is tried again (`attempts.rs`), paths and shapes (`objects.rs`), lists in
-//! pages (`pages.rs`), what was (`history.rs`, `audit.rs`), what a node decides (`evaluate.rs`), who
-//! is there (`cluster.rs`), who has what (`receipts.rs`), files (`download.rs`).
+//! pages (`pages.rs`), what was (`history.rs`, `audit.rs`), what a node decides (`evaluate.rs`), what
+//! it would stream (`snapshot.rs`), who is there (`cluster.rs`), who has what (`receipts.rs`), files
+//! (`download.rs`).
 
 mod attempts;
 mod audit;
@@ -19,6 +20,7 @@ mod history;
 mod objects;
 mod pages;
 mod receipts;
+mod snapshot;
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,7 +43,7 @@ use crate::http1::{self, Outgoing};
 
 pub use self::audit::{Audit, AuditFilter, AuditLine, Moment};
 pub use self::cluster::{Cluster, Member, MemberChanged, Role};
-pub use self::evaluate::{Evaluation, EvaluationList};
+pub use self::evaluate::{Evaluation, EvaluationList, Explanation, Trace};
 pub use self::history::{History, HistoryLine, Op, Replaced};
 pub use self::objects::{
     Change, ChangeWritten, ChangesWritten, Collection, Expected, Kind, List, Object, Resource,
@@ -52,6 +54,7 @@ pub use self::receipts::{
     Ack, Delivery, EnvironmentStatus, FlagStatus, Laggard, LaggardState, LastChange, NodePart,
     Receipts,
 };
+pub use self::snapshot::EnvironmentSnapshot;
 
 /// The header under which a write is known when it comes again.
 pub const HEADER_IDEMPOTENCY_KEY: &str = "Idempotency-Key";

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::net::{Door, Net, Request, Requests};
-use common::states::version;
+use common::states::{environment, snapshot, version};
 use http::{HeaderMap, Method};
 use pennon_client::admin::{Admin, AuditFilter, Change, Collection, Expected, Resource};
 use pennon_client::{Error, Freshness, Subject};
@@ -575,4 +575,61 @@ async fn a_node_that_would_have_us_turn_in_a_circle_is_an_error() {
     });
     let error = circle.await.unwrap_err();
     assert!(error.to_string().contains("the one just read"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_does_not_add_up_is_not_handed_out() {
+    let (net, mut requests) = Net::new();
+    let admin = admin(&net, &["n1:1"]);
+    let name = environment().to_string();
+    let whole = snapshot(0, 9).to_json().unwrap();
+    let mut answered = async |changed: Value, at: Option<u64>| {
+        let mut body = whole.clone();
+        let fields = body.as_object_mut().unwrap();
+        fields.extend(changed.as_object().unwrap().clone());
+        let asking = async {
+            match at {
+                Some(at) => admin.snapshot_at(&name, None, version(at)).await,
+                None => admin.snapshot(&name, Some("shop")).await,
+            }
+        };
+        let answering = async || {
+            let request = next(&mut requests).await;
+            let (which, application) = match at {
+                Some(at) => (format!("s/{at}"), None),
+                None => (String::new(), Some("shop")),
+            };
+            let path = format!("/v1/environments/{name}/snapshot{which}");
+            assert_eq!(request.path, path);
+            assert_eq!(request.query.get("app").map(String::as_str), application);
+            request.json(200, &[], &body.to_string());
+        };
+        during(asking, answering).await
+    };
+    let good = answered(json!({}), None).await.unwrap();
+    assert_eq!(
+        (good.version(), good.digest()),
+        (version(9), snapshot(0, 9).digest().to_string())
+    );
+    let then = answered(json!({}), Some(9)).await.unwrap();
+    assert_eq!(then.into_bytes(), good.as_bytes());
+    let wrong = [
+        (
+            json!({"digest": "0123456789abcdef0123456789abcdef"}),
+            None,
+            "digest",
+        ),
+        (json!({"states": []}), None, "digest"),
+        (json!({"environment": "elsewhere"}), None, "elsewhere"),
+        (json!({"intent": "none"}), None, "not a whole snapshot"),
+        (
+            json!({"version": 10}),
+            Some(9),
+            "version 10 where 9 was asked for",
+        ),
+    ];
+    for (changed, at, why) in wrong {
+        let refused = answered(changed, at).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
 }

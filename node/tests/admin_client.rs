@@ -19,7 +19,7 @@ use pennon_client::admin::{
     Role,
 };
 use pennon_client::{
-    Connecting, Connector, DecidedReason, Endpoint, Freshness, Io, Subject, Version,
+    Client, Connecting, Connector, DecidedReason, Endpoint, Freshness, Io, Source, Subject, Version,
 };
 use pennon_node::net::{Connect, MemoryNetwork};
 use pennon_node::server::NodeOptions;
@@ -439,6 +439,101 @@ async fn a_node_evaluates_one_flag_or_all() {
             .unwrap_err()
             .is_invalid()
     );
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_says_why_a_flag_is_what_it_is() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let policy = json!({"enabled": true, "default": {"variant": "off"}, "rules": [{"id": "grown-up",
+        "when": [{"attribute": "age", "op": "gte", "values": [18]}], "serve": {"variant": "on"}}]});
+    let resource = Resource::policy("prod", "a");
+    admin
+        .put(&resource, &policy, Expected::Exists)
+        .await
+        .unwrap();
+    for (age, steps) in [(42, 1), (17, 2)] {
+        let user = Subject::new("user-42").with("age", age);
+        let body = json!({"subject_key": "user-42", "attributes": {"age": age}});
+        let raw = api.post("/v1/environments/prod/explain/a", body).await.ok();
+        let why = admin.explain("prod", "a", &user).await.unwrap();
+        let decided = admin.evaluate("prod", "a", &user).await.unwrap();
+        assert_eq!(why.evaluation, decided);
+        let trace = json!({"steps": why.trace.steps, "truncated": why.trace.truncated});
+        assert_eq!(trace, raw.json["trace"]);
+        assert_eq!(why.trace.steps.len(), steps, "{trace}");
+        assert_eq!(why.trace.steps[0]["rule_id"], "grown-up");
+        assert_eq!(why.trace.steps[0]["clauses"][0]["found"], f64::from(age));
+    }
+    let unknown = admin.explain("prod", "nope", &Subject::new("u")).await;
+    let unknown = unknown.unwrap();
+    assert!(unknown.evaluation.is_not_found() && unknown.trace.steps.is_empty());
+    let nowhere = admin.explain("nowhere", "a", &Subject::new("u")).await;
+    assert!(nowhere.unwrap_err().is_not_found());
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_whole_and_a_client_begins_with_it() {
+    let (node, api) = furnished().await;
+    let admin = admin_of(&api);
+    let tagged = json!({"type": "boolean", "variants": {"on": true, "off": false}, "off_variant": "off",
+        "tags": ["shop"]});
+    let key = Resource::flag("a");
+    admin.put(&key, &tagged, Expected::Exists).await.unwrap();
+    let shop = Resource::application("shop");
+    let tags = json!({"tags": ["shop"]});
+    let last = admin.put(&shop, &tags, Expected::Absent).await.unwrap();
+
+    let raw = api.get("/v1/environments/prod/snapshot").await.ok().json;
+    let all = admin.snapshot("prod", None).await.unwrap();
+    assert_eq!(
+        (json!(all.version()), json!(all.digest())),
+        (raw["version"].clone(), raw["digest"].clone())
+    );
+    assert_eq!(
+        serde_json::from_slice::<Value>(all.as_bytes()).unwrap(),
+        raw
+    );
+    assert_eq!((all.len(), all.is_empty()), (3, false));
+    let part = admin.snapshot("prod", Some("shop")).await.unwrap();
+    assert_eq!((part.len(), part.version()), (1, all.version()));
+    assert_ne!(part.digest(), all.digest());
+
+    // What it says goes on being there under its version.
+    let then = admin
+        .snapshot_at("prod", None, all.version())
+        .await
+        .unwrap();
+    assert_eq!(
+        (then.version(), then.digest()),
+        (all.version(), all.digest())
+    );
+    admin.disable("prod", "a").await.unwrap();
+    let gone = admin
+        .snapshot_at("prod", None, all.version())
+        .await
+        .unwrap_err();
+    assert!(gone.is_not_found(), "{gone}");
+    for (environment, application) in [("nowhere", None), ("prod", Some("nothing"))] {
+        let refused = admin.snapshot(environment, application).await.unwrap_err();
+        assert!(refused.is_not_found(), "{refused}");
+    }
+    let refused = admin.snapshot("no environment", None).await.unwrap_err();
+    assert!(refused.is_settings(), "{refused}");
+    assert!(last.version <= all.version());
+
+    // Where no node can be reached, a client begins with it.
+    let silent = Arc::new(Wires(MemoryNetwork::new()));
+    let flags = Client::builder(["http://n9"])
+        .connector(silent)
+        .environment("prod");
+    let flags = flags.bootstrap(all.into_bytes()).start().unwrap();
+    flags.ready(PATIENCE).await.unwrap();
+    let user = Subject::new("user-42");
+    assert!(flags.bool("a", &user, false));
+    assert_eq!(flags.status().source, Some(Source::Bootstrap));
     node.shutdown().await;
 }
 

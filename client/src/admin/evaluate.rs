@@ -1,4 +1,4 @@
-//! Evaluation by a node, for checking: what somebody gets, of one flag or of all.
+//! Evaluation by a node, for checking: what somebody gets, of one flag or of all, and why.
 //!
 //! What must hold: only what a node calls fresh is fresh (I5); a question is never of unknown outcome,
 //! although it is a POST; a subject is asked about as it would be decided here.
@@ -84,6 +84,44 @@ impl Evaluation {
     }
 }
 
+/// An evaluation and the way to it, as a node shows it.
+///
+/// ```
+/// use pennon_client::admin::Explanation;
+/// let answer = r#"{"flag": "checkout.new-ui", "enabled": true, "variant": "on", "value": true,
+///     "config_version": 12, "reason": "TARGET_MATCH", "snapshot_version": 30, "freshness": "FRESH",
+///     "trace": {"steps": [{"step": "target", "variant": "on"}], "truncated": false}}"#;
+/// let answer: Explanation = serde_json::from_str(answer)?;
+/// assert_eq!(answer.evaluation.variant.as_deref(), Some("on"));
+/// assert_eq!(answer.trace.steps[0]["step"], "target");
+///
+/// // Refused: an evaluation alone explains nothing.
+/// let answer = r#"{"flag": "f", "enabled": false, "config_version": 0, "reason": "DISABLED"}"#;
+/// assert!(serde_json::from_str::<Explanation>(answer).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Explanation {
+    /// What [`Admin::evaluate`] gives.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
+    /// What was looked at.
+    pub trace: Trace,
+}
+
+/// What was looked at to decide a flag.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Trace {
+    /// In this order, each with its kind under `step`: `prerequisite`, `target`, `rule` or `default`. Only
+    /// what was looked at is there: nothing when the flag is unknown, archived or disabled; the first
+    /// clause that does not hold ends a rule, the first rule that serves ends the list. Shown as the
+    /// node says them; later releases may say more.
+    pub steps: Vec<Value>,
+    /// Whether there were more steps than nodes write down.
+    #[serde(default)]
+    pub truncated: bool,
+}
+
 /// One page of what all flags of an environment are for a subject.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(from = "RawList")]
@@ -166,6 +204,38 @@ impl Admin {
     ) -> Result<Evaluation, Error> {
         let (environment, flag) = (segment(environment), segment(flag));
         let path = format!("/v1/environments/{environment}/evaluate/{flag}");
+        let body = asked(subject)?;
+        self.ask(Method::POST, &path, Some(&body)).await
+    }
+
+    /// Asks a node what a flag is for a subject, and why: every clause that was looked at. It needs the
+    /// permission to read rules.
+    ///
+    /// # Errors
+    /// `is_denied()` when the token may not read rules, and as [`Admin::evaluate`].
+    ///
+    /// ```no_run
+    /// # async fn example(admin: pennon_client::admin::Admin) -> Result<(), pennon_client::Error> {
+    /// use pennon_client::Subject;
+    /// let user = Subject::new("user-42").with("country", "DE");
+    /// let why = admin.explain("production", "checkout.new-ui", &user).await?;
+    /// for step in &why.trace.steps {
+    ///     println!("{step}");
+    /// }
+    /// // Refused: there is no such environment.
+    /// let refused = admin.explain("prodution", "checkout.new-ui", &user).await;
+    /// assert!(refused.is_err_and(|error| error.is_not_found()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn explain(
+        &self,
+        environment: &str,
+        flag: &str,
+        subject: &Subject,
+    ) -> Result<Explanation, Error> {
+        let (environment, flag) = (segment(environment), segment(flag));
+        let path = format!("/v1/environments/{environment}/explain/{flag}");
         let body = asked(subject)?;
         self.ask(Method::POST, &path, Some(&body)).await
     }
