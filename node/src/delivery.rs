@@ -10,11 +10,12 @@
 //! version is past the staleness bound by then (I5).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use pennon_evaluator::{EnvironmentKey, Version};
+use pennon_raft_store::raft::Change;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -30,7 +31,13 @@ const ROLL_CALL_MAX: Duration = Duration::from_secs(1);
 /// Who was connected to the other members when they last answered.
 #[derive(Default)]
 pub(crate) struct Rolls {
-    by_node: Mutex<BTreeMap<u64, Roll>>,
+    by_node: Mutex<BTreeMap<u64, Kept>>,
+}
+
+struct Kept {
+    newest: Roll,
+    /// The last one by an earlier start of the member, and when that was noticed.
+    before: Option<(Roll, Duration)>,
 }
 
 /// What a member says of a version in an environment.
@@ -52,6 +59,9 @@ pub struct NodePart {
     pub applied: bool,
     /// Evaluators connected to it.
     pub connected: usize,
+    /// How long somebody who is known by no name may act on an older state that it has from there: it
+    /// left, or was there before the node started. 0 for a node that does not answer.
+    pub doubt_ms: u64,
 }
 
 /// Why an evaluator counts as a laggard.
@@ -133,6 +143,7 @@ impl Delivery {
                 mine.answers &= theirs.answers;
                 mine.applied &= theirs.applied;
                 mine.connected += theirs.connected;
+                mine.doubt_ms = mine.doubt_ms.max(theirs.doubt_ms);
             }
         }
         self.connected += other.connected;
@@ -149,13 +160,24 @@ struct Heard {
     said: Option<Said>,
     /// Who was connected to it, when it does not answer.
     remembered: Present,
+    /// Who was connected to it before it restarted.
+    lost: Lost,
+}
+
+/// Who was connected to a member before it restarted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lost {
+    present: Present,
+    /// How long ago that was noticed, in milliseconds.
+    noticed_ms: u64,
 }
 
 impl Heard {
     /// The greatest staleness bound that anybody may go by who is or was connected to the member.
     fn bound_ms(&self) -> u64 {
         let said = self.said.as_ref();
-        said.map_or(self.remembered.bound_ms, |said| said.count.bound_ms)
+        let here = said.map_or(self.remembered.bound_ms, |said| said.count.bound_ms);
+        here.max(self.lost.present.bound_ms)
     }
 }
 
@@ -194,6 +216,16 @@ fn evaluators(heard: &[Heard]) -> BTreeMap<String, Known> {
             one.seen_ms = one.seen_ms.min(said.seen_ms);
         }
     }
+    for member in heard {
+        for id in &member.lost.present.evaluators {
+            by_id.entry(id.clone()).or_insert_with(|| Known {
+                version: Version::ZERO,
+                connected: false,
+                seen_ms: member.lost.noticed_ms,
+                node: member.name.clone(),
+            });
+        }
+    }
     by_id
 }
 
@@ -208,9 +240,9 @@ fn merge(
 ) -> Delivery {
     let mut delivery = Delivery::default();
     let mut by_id = evaluators(&heard);
-    let mut polls = Vec::new();
     for member in &heard {
         let said = member.said.as_ref();
+        let doubt_ms = said.and_then(|said| said.count.doubt_ms);
         let of = |said: &Said| {
             said.count
                 .evaluators
@@ -223,6 +255,7 @@ fn merge(
             answers: said.is_some(),
             applied: said.is_some_and(|said| said.applied),
             connected: said.map_or(0, of),
+            doubt_ms: doubt_ms.map_or(0, |passed| left.min(left_of(bound, passed))),
         });
         let Some(said) = said else {
             let lost = unreachable(environment, version, member, &mut by_id, left);
@@ -230,7 +263,6 @@ fn merge(
             continue;
         };
         delivery.unnamed += said.count.unnamed;
-        polls.extend(said.count.polled_ms.map(|passed| left_of(bound, passed)));
     }
     for (id, one) in by_id {
         delivery.connected += usize::from(one.connected);
@@ -256,11 +288,15 @@ fn merge(
             fresh_ms,
         });
     }
+    // Who comes to a node that has not applied it is served less. (I5)
+    let lacks = |node: &NodePart| !node.answers || !node.applied;
+    let unknown = match delivery.unnamed > 0 || delivery.nodes.iter().any(lacks) {
+        true => left,
+        false => 0,
+    };
     let laggards = delivery.laggards.iter().map(|one| one.fresh_ms);
-    let silent = delivery.nodes.iter().any(|node| !node.answers) || delivery.unnamed > 0;
-    let unknown = if silent { left } else { 0 };
-    let polls = polls.into_iter().map(|polled| polled.min(left));
-    delivery.settled_ms = laggards.chain(polls).max().unwrap_or(0).max(unknown);
+    let doubts = delivery.nodes.iter().map(|node| node.doubt_ms);
+    delivery.settled_ms = laggards.chain(doubts).max().unwrap_or(0).max(unknown);
     delivery
         .laggards
         .sort_by(|a, b| (a.lag, &a.id).cmp(&(b.lag, &b.id)));
@@ -312,6 +348,7 @@ impl Core {
                 answers: applied.is_some(),
                 applied: applied == Some(true),
                 connected: 0,
+                doubt_ms: 0,
             }
         });
         let mut parts = join_all(parts).await;
@@ -364,6 +401,7 @@ impl Core {
                     Some(_) => Present::default(),
                     None => self.rolls.of(member.id, environment),
                 },
+                lost: self.rolls.lost(member.id, environment, self.now()),
                 said,
             }
         });
@@ -379,6 +417,13 @@ impl Core {
         merge(environment, version, heard, bound, left_of(bound, since))
     }
 
+    fn note_members(&self) {
+        let status = self.status();
+        let members = status.members.iter().map(|member| member.id).collect();
+        let settled = status.change == Change::Settled;
+        self.hub.receipts().members(members, settled, self.now());
+    }
+
     /// What this node says of a version, after waiting for it and for its evaluators until the
     /// deadline.
     pub(crate) async fn say(
@@ -390,12 +435,16 @@ impl Core {
         let left = deadline.saturating_duration_since(Instant::now());
         let applied = self.at_least(version, left).await.is_ok();
         let receipts = self.hub.receipts();
+        if applied {
+            receipts.say(environment, version); // I5
+        }
         if applied && deadline > Instant::now() {
             self.hub.want(environment, version);
             // When the time is over, who is missing is in the count.
             let delivered = receipts.delivered(environment, version);
             let _ = tokio::time::timeout_at(deadline, delivered).await;
         }
+        self.note_members();
         Said {
             applied,
             count: receipts.count(environment, self.now()),
@@ -403,27 +452,52 @@ impl Core {
     }
 }
 
+impl Kept {
+    fn of(roll: &Roll, environment: &EnvironmentKey) -> Present {
+        let mut here = roll.environments.iter();
+        let here = here.find(|(key, _)| key == environment);
+        here.map(|(_, here)| here.clone()).unwrap_or_default()
+    }
+}
+
 impl Rolls {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Kept>> {
+        self.by_node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn of(&self, node: u64, environment: &EnvironmentKey) -> Present {
-        let by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
-        let roll = by_node.get(&node).map(|roll| roll.environments.iter());
-        let mut here = roll
-            .into_iter()
-            .flatten()
-            .filter(|(key, _)| key == environment);
-        here.next()
-            .map(|(_, here)| here.clone())
+        let kept = self.lock();
+        let kept = kept.get(&node);
+        kept.map(|kept| Kept::of(&kept.newest, environment))
             .unwrap_or_default()
     }
 
-    fn generation(&self, node: u64) -> Option<u64> {
-        let by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
-        by_node.get(&node).map(|roll| roll.generation)
+    fn lost(&self, node: u64, environment: &EnvironmentKey, now: Duration) -> Lost {
+        let kept = self.lock();
+        let before = kept.get(&node).and_then(|kept| kept.before.as_ref());
+        before.map_or_else(Lost::default, |(roll, noticed)| {
+            let passed = now.saturating_sub(*noticed).as_millis();
+            Lost {
+                present: Kept::of(roll, environment),
+                noticed_ms: u64::try_from(passed).unwrap_or(u64::MAX),
+            }
+        })
     }
 
-    fn keep(&self, node: u64, roll: Roll) {
-        let mut by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
-        by_node.insert(node, roll);
+    fn generation(&self, node: u64) -> Option<u64> {
+        self.lock().get(&node).map(|kept| kept.newest.generation)
+    }
+
+    fn keep(&self, node: u64, newest: Roll, now: Duration) {
+        let mut by_node = self.lock();
+        let before = by_node.remove(&node).and_then(|kept| {
+            let follows = newest.follows(&kept.newest);
+            match follows {
+                true => kept.before,
+                false => Some((kept.newest, now)),
+            }
+        });
+        by_node.insert(node, Kept { newest, before });
     }
 }
 
@@ -433,6 +507,7 @@ pub(crate) async fn call_rolls(core: std::sync::Weak<Core>) {
         let due = Instant::now() + ROLL_CALL;
         {
             let Some(core) = core.upgrade() else { return };
+            core.note_members();
             let status = core.status();
             let others = status
                 .members
@@ -442,7 +517,7 @@ pub(crate) async fn call_rolls(core: std::sync::Weak<Core>) {
                 let known = core.rolls.generation(member.id);
                 let deadline = Instant::now() + ROLL_CALL_MAX;
                 if let Some(Some(roll)) = core.peers.roll(&member.member, known, deadline).await {
-                    core.rolls.keep(member.id, roll);
+                    core.rolls.keep(member.id, roll, core.now());
                 }
             });
             join_all(calls).await;
@@ -484,6 +559,7 @@ mod tests {
                 },
             }),
             remembered: Present::default(),
+            lost: Lost::default(),
         }
     }
 
@@ -554,10 +630,10 @@ mod tests {
 
     #[test]
     fn a_poll_without_a_name_leaves_a_doubt_as_long_as_it_can_be_acted_on() {
-        let polled = |polled_ms, left| {
+        let polled = |doubt_ms, left| {
             let mut heard = heard("n1", Vec::new());
             if let Some(said) = &mut heard.said {
-                said.count.polled_ms = polled_ms;
+                said.count.doubt_ms = doubt_ms;
             }
             merge(&e(), v(7), vec![heard], 10_000, left).settled_ms
         };
@@ -565,6 +641,45 @@ mod tests {
         assert_eq!(polled(Some(4_000), 9_000), 6_001);
         assert_eq!(polled(Some(100), 9_000), 9_000);
         assert_eq!(polled(Some(10_001), 9_000), 0);
+    }
+
+    #[test]
+    fn who_was_there_before_a_restart_is_named_unless_it_is_somewhere() {
+        let mut restarted = heard("n2", vec![known("late", 6, true, 10)]);
+        if let Some(said) = &mut restarted.said {
+            said.count.doubt_ms = Some(3_000);
+        }
+        restarted.lost = Lost {
+            present: Present {
+                evaluators: ["cut", "late", "moved"].map(str::to_owned).into(),
+                bound_ms: 10_000,
+            },
+            noticed_ms: 2_500,
+        };
+        let other = heard("n1", vec![known("moved", 7, false, 10)]);
+        let found = merge(&e(), v(7), vec![other, restarted], 10_000, 9_000);
+        let expected = [
+            ("late", "n2", 6, "connected", 9_000),
+            ("cut", "n2", 0, "disconnected", 7_501),
+        ];
+        assert_eq!(laggards(&found), expected);
+        assert_eq!(found.nodes[1].doubt_ms, 7_001);
+    }
+
+    #[test]
+    fn a_node_that_lacks_the_version_may_serve_less() {
+        let mut behind = heard("n2", Vec::new());
+        if let Some(said) = &mut behind.said {
+            said.applied = false;
+        }
+        let found = merge(
+            &e(),
+            v(7),
+            vec![heard("n1", Vec::new()), behind],
+            10_000,
+            9_000,
+        );
+        assert_eq!(found.settled_ms, 9_000);
     }
 
     #[test]
@@ -576,6 +691,7 @@ mod tests {
                 evaluators: ["cut", "moved", "left"].map(str::to_owned).into(),
                 bound_ms: 10_000,
             },
+            lost: Lost::default(),
         };
         let elsewhere = vec![known("moved", 6, true, 10), known("left", 5, false, 10)];
         let found = merge(
@@ -601,6 +717,7 @@ mod tests {
             name: "n3".into(),
             said: None,
             remembered: Present::default(),
+            lost: Lost::default(),
         };
         let found = merge(&e(), v(7), vec![silent], 10_000, 9_000);
         assert!(!found.is_delivered());

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::channel::Encoding;
 use self::channel::{Channel, Encoded, encode};
 pub use self::cursor::{Cursor, Step};
-use self::receipts::{Receipts, Seat};
+use self::receipts::{Receipts, Seat, Start};
 use self::shown::heartbeat_of;
 pub use self::shown::{Scope, Shown};
 use crate::clock::Clock;
@@ -101,15 +101,16 @@ pub struct Subscription {
 }
 
 impl Hub {
-    /// Starts without streams.
+    /// Starts without streams; `first` says that this node never served any before.
     pub fn start(
         raft: Raft,
         confirm: Confirm,
         clock: Arc<dyn Clock>,
+        first: bool,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        // Milliseconds, with room for a million changes in each.
-        let start = clock.unix_ms() << 20;
+        let again = (!first).then(|| clock.monotonic());
+        let receipts = Arc::new(Receipts::new(Start::at(clock.unix_ms()), again));
         let source = Source {
             raft,
             confirm,
@@ -121,7 +122,7 @@ impl Hub {
             added: Notify::new(),
             open: AtomicU64::new(0),
             goodbye: OnceLock::new(),
-            receipts: Arc::new(Receipts::new(start)),
+            receipts,
             reached: Mutex::default(),
         });
         let pump = pump(hub.clone());
@@ -171,18 +172,17 @@ impl Hub {
         let number = hub.open.fetch_add(1, Ordering::Relaxed);
         let channel = hub.channel(&subscription.scope);
         channel.streams().fetch_add(1, Ordering::Relaxed);
-        let newer = |since: &Version| *since > channel.follow().borrow().view.version();
-        if subscription.since.as_ref().is_some_and(newer) {
-            // This node has it, but did not need to show it yet.
-            let (fresh_at, view) = hub.source.newest();
-            channel.show(&view, fresh_at);
-        }
         let clock = hub.source.clock.clone();
         let environment = &subscription.scope.environment;
         let client = subscription.client.as_deref();
-        let seat = hub
-            .receipts
-            .sit(environment, client, Box::new(move || clock.monotonic()));
+        let now = Box::new(move || clock.monotonic());
+        let (seat, floor) = hub.receipts.sit(environment, client, now);
+        let least = floor.max(subscription.since.unwrap_or(Version::ZERO));
+        if least > channel.follow().borrow().view.version() {
+            // This node has it, but did not need to show it yet. (I5, I6)
+            let (fresh_at, view) = hub.source.newest();
+            channel.show(&view, fresh_at);
+        }
         let streaming = Streaming {
             shown: channel.follow(),
             open: Open { hub, channel, seat },

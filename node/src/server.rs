@@ -589,7 +589,7 @@ impl Shared {
             return Ok(());
         }
         let identity = self.identity();
-        let node = identity.node;
+        let (node, first) = (identity.node, !identity.log_begun);
         let space = Space::new(self.store.disk.clone(), self.options.min_free);
         let log = LogOptions {
             segment_bytes: self.options.segment_bytes,
@@ -632,6 +632,7 @@ impl Shared {
                 raft.clone(),
                 confirm.clone(),
                 self.clock.clone(),
+                first,
                 self.stop.clone(),
             ),
             confirm: confirm.clone(),

@@ -634,7 +634,10 @@ fn said(delivery: &Delivery) -> Value {
             },
         })
     };
-    let node = |one: &NodePart| json!({"name": one.name, "answers": one.answers, "applied": one.applied, "connected": one.connected});
+    let node = |one: &NodePart| {
+        json!({"name": one.name, "answers": one.answers, "applied": one.applied, "connected": one.connected,
+        "doubt_ms": one.doubt.map(|time| time.as_millis() as u64)})
+    };
     json!({
         "connected": delivery.connected, "acknowledged": delivery.acknowledged, "unnamed": delivery.unnamed,
         "laggards": delivery.laggards.iter().map(laggard).collect::<Vec<_>>(),

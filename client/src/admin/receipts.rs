@@ -159,6 +159,10 @@ pub struct NodePart {
     /// How many evaluators are connected to it.
     #[serde(default)]
     pub connected: u64,
+    /// How long somebody who is known by no name may act on an older state, as if it were fresh, that it
+    /// has from there: who left, or was there before the node started. `None` when the node does not say.
+    #[serde(default, rename = "doubt_ms", deserialize_with = "milliseconds")]
+    pub doubt: Option<Duration>,
 }
 
 /// Who has a version of an environment.

@@ -164,6 +164,9 @@ fn people(asking: &Asking, delivery: &Value) -> Result<(), Failure> {
     if more > 0 {
         terminal.line(format!("… and {more} more"))?;
     }
+    for doubt in of(delivery, "nodes").filter_map(doubt) {
+        terminal.line(doubt)?;
+    }
     match delivery["settled_in_ms"].as_u64() {
         Some(0) | None => Ok(()),
         Some(ms) => terminal.line(format!(
@@ -189,6 +192,17 @@ fn summary(delivery: &Value) -> String {
         );
     }
     format!("{text}; {}", nodes(delivery))
+}
+
+/// Why there may be somebody whom a node cannot name.
+fn doubt(node: &Value) -> Option<String> {
+    let ms = node["doubt_ms"].as_u64().filter(|ms| *ms > 0)?;
+    let name = shown(node["name"].as_str().unwrap_or("-"));
+    Some(format!(
+        "{name} cannot name everybody it served: who left it without a name, or was there before it started, \
+         may call an older state fresh for {}",
+        seconds(ms)
+    ))
 }
 
 fn row(laggard: &Value) -> Vec<Cell> {
@@ -234,6 +248,15 @@ mod tests {
             "applied on n1; not yet on n2; no answer from n3"
         );
         assert_eq!(nodes(&json!({"nodes": []})), "applied on no node");
+    }
+
+    #[test]
+    fn a_node_that_cannot_name_everybody_says_so() {
+        let node = |ms: u64| json!({"name": "n2", "doubt_ms": ms});
+        let said = doubt(&node(4_260)).unwrap();
+        assert!(said.starts_with("n2 cannot name everybody") && said.ends_with("for 4.2 s"));
+        assert_eq!(doubt(&node(0)), None);
+        assert_eq!(doubt(&json!({"name": "n2"})), None, "an earlier release");
     }
 
     #[test]

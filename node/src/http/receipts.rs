@@ -261,13 +261,17 @@ fn by_version(evaluators: &[Known]) -> Vec<Value> {
 /// A delivery as it is shown.
 fn shown(delivery: &Delivery) -> Value {
     let named = delivery.laggards.iter().take(NAMED_MAX);
+    let mut nodes = shown_nodes(&delivery.nodes);
+    for (shown, node) in nodes.iter_mut().zip(&delivery.nodes) {
+        shown["doubt_ms"] = json!(node.doubt_ms);
+    }
     json!({
         "connected": delivery.connected,
         "acknowledged": delivery.acknowledged,
         "unnamed": delivery.unnamed,
         "laggards": named.map(shown_laggard).collect::<Vec<_>>(),
         "laggards_total": delivery.laggards.len(),
-        "nodes": shown_nodes(&delivery.nodes),
+        "nodes": nodes,
         "settled_in_ms": delivery.settled_ms,
     })
 }

@@ -35,13 +35,20 @@ pub(crate) async fn newest(call: Call) -> Result<Answer, Problem> {
         Tags::Of(versions) => since.max(versions.iter().max().copied()),
         Tags::Any => since,
     };
-    let read = read::environment(&call, Consistency::Bounded, have).await?; // I6
+    let (receipts, client) = (core.hub().receipts(), call.param("client"));
+    let mut read = read::environment(&call, Consistency::Bounded, have).await?; // I6
+    loop {
+        let bound = read.environment.staleness_bound();
+        let least = receipts.polled(&read.key, client, since, bound, core.now()); // I5
+        if read.decided.version >= least {
+            break;
+        }
+        // What was read has been said of meanwhile.
+        read = read::environment(&call, Consistency::Bounded, have.max(Some(least))).await?;
+    }
     let (decided, version) = (read.decided, read.decided.version);
     let part = Part::of(&call, &read).await?;
-    let (receipts, client) = (core.hub().receipts(), call.param("client"));
-    let bound = read.environment.staleness_bound();
-    receipts.polled(&read.key, client, since, bound, core.now()); // I5
-    let bound = bound.as_millis();
+    let bound = read.environment.staleness_bound().as_millis();
     let finished = |answer: Answer| {
         let answer = answer.etag(version).named(HEADER_CLUSTER, core.cluster());
         answer.named(HEADER_STALENESS_BOUND_MS, bound)

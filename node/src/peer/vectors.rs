@@ -169,7 +169,7 @@ fn questions_are_frozen() {
     let count = Count {
         evaluators: vec![known],
         unnamed: 2,
-        polled_ms: Some(3),
+        doubt_ms: Some(3),
         bound_ms: 10_000,
     };
     let said = Said {

@@ -2,6 +2,7 @@
 
 use pennon_client::{Client, Subject};
 use pennon_node::delivery::{Delivery, Lag};
+use pennon_raft_store::raft::MemberChange;
 
 use super::*;
 
@@ -161,4 +162,83 @@ async fn who_polls_is_named_until_it_has_polled_and_acknowledges_then() {
     assert!(!client.status().is_fresh()); // I5
     drop(client);
     cluster.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_a_node_that_then_restarted_is_named_as_long_as_it_can_be_fresh() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    let at = (leader + 1) % 3;
+    let client = client(&cluster, "web", at, 1).await;
+    let (_, all) = switch(&core, 1, WITHIN).await;
+    assert_eq!((laggards(&all), all.settled_ms), (vec![], 0));
+    tokio::time::sleep(Duration::from_secs(2)).await; // until the roll was called again
+
+    // It cannot be reached, and its node has forgotten that it ever was there.
+    cluster.network.cut("web", true);
+    cluster.nodes[at].take().unwrap().shutdown().await;
+    cluster.start_node(at).await;
+    let back = cluster.core(at).await;
+    back.proved(WITHIN).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await; // and the roll was called once more
+    let (_, lost) = switch(&core, 2, Duration::from_secs(1)).await;
+    assert!(lost.nodes.iter().all(|node| node.applied), "{lost:?}");
+    assert!(client.status().is_fresh());
+    assert_eq!(laggards(&lost), [("web", Lag::Disconnected)]);
+    assert!(lost.settled_ms > 0 && lost.settled_ms <= BOUND_MS + 1);
+    // Who was there at no time that this node remembers is not named; the time holds without. (I5)
+    let (_, unnamed) = switch(&back, 3, Duration::from_secs(1)).await;
+    assert!(unnamed.settled_ms > 0, "{unnamed:?}");
+    tokio::time::sleep(Duration::from_millis(lost.settled_ms)).await;
+    assert!(!client.status().is_fresh()); // I5
+    let (_, over) = switch(&back, 4, WITHIN).await;
+    assert_eq!((laggards(&over), over.settled_ms), (vec![], 0));
+    drop((client, core, back));
+    cluster.stop().await;
+}
+
+/// A client of a node that was removed, with or without a vote. Its node has all there is as long as nobody
+/// writes, but nobody would tell it of more.
+async fn client_of_a_removed_node(votes: bool, written: bool) {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let core = cluster.core(leader).await;
+    core.write(first_writes(), WITHIN).await.unwrap();
+    super::learners::start_learner(&mut cluster).await;
+    let edge = cluster.core(3).await;
+    edge.proved(WITHIN).await.unwrap();
+    if votes {
+        let promoted = core.change_member(edge.node(), MemberChange::Promote, WITHIN);
+        promoted.await.unwrap();
+    }
+    let client = client(&cluster, "web", 3, 1).await;
+    let (_, all) = switch(&core, 1, WITHIN).await;
+    assert!(all.is_delivered() && all.connected == 1, "{all:?}");
+
+    let removed = core.change_member(edge.node(), MemberChange::Remove, WITHIN);
+    removed.await.unwrap();
+    assert!(client.status().is_fresh());
+    let mut settled_ms = BOUND_MS + 1;
+    if written {
+        let (_, gone) = switch(&core, 2, WITHIN).await;
+        assert_eq!((gone.connected, laggards(&gone)), (0, vec![]));
+        assert!(gone.settled_ms > 0 && gone.settled_ms <= settled_ms);
+        settled_ms = gone.settled_ms;
+    }
+    tokio::time::sleep(Duration::from_millis(settled_ms)).await;
+    assert!(!client.status().is_fresh()); // I5
+    tokio::time::sleep(Duration::from_secs(1)).await; // by which the node has noticed that one was removed
+    let (_, over) = switch(&core, 3, WITHIN).await;
+    assert_eq!((laggards(&over), over.settled_ms), (vec![], 0));
+    drop((client, edge));
+    cluster.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_served_by_a_node_that_was_removed_is_not_fresh_for_long() {
+    for (votes, written) in [(false, true), (false, false), (true, true), (true, false)] {
+        client_of_a_removed_node(votes, written).await;
+    }
 }

@@ -27,6 +27,11 @@ pub(super) fn all() -> Value {
             "answers": yes_or_no(),
             "applied": { "type": "boolean", "description": "Whether it has applied the version." },
             "connected": { "type": "integer", "description": "Evaluators connected to it." },
+            "doubt_ms?": {
+                "type": "integer",
+                "description": "How long somebody who is known by no name may call an older state fresh that it has from there: \
+                    who left, or was there before the node started.",
+            },
         }),
     );
     let fields = |more: Value| {
