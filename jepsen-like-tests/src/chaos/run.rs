@@ -194,6 +194,10 @@ fn demand(settings: &Settings, parameters: &Parameters, planned: &[Planned]) -> 
         resumes_min: if_does("streams", seconds / 5),
         rises_min: if_does("evaluations", seconds),
         fresh_min: if_does("evaluations", 10 * seconds),
+        receipts_min: match does("evaluations") {
+            true => seconds / 5,
+            false => 0,
+        },
         shared_evaluations_min: if_does("evaluations", seconds),
         bound_ms: parameters.bound.as_millis() as u64,
         liveness: true,

@@ -14,7 +14,7 @@ use super::freshness::{Acknowledged, Judged};
 use super::never_back::Evaluated;
 use super::{
     Place, Verdict, atomic, coverage, durable, exactly_once, faithful, freshness, liveness,
-    never_back, one_variant, registers, search, streams,
+    never_back, one_variant, receipts, registers, search, streams,
 };
 use crate::history::{
     ChangeSet, Event, FinalRead, History, Operation, Outcome, ReadSet, Request, SetOutcome,
@@ -49,6 +49,8 @@ pub struct Demand {
     pub fresh_min: usize,
     /// Evaluations that were not.
     pub stale_min: usize,
+    /// Receipts of which the time was over while somebody evaluated.
+    pub receipts_min: usize,
     /// Evaluations of one (flag, subject, version) by more than one client.
     pub shared_evaluations_min: usize,
     /// The staleness bound in milliseconds; 0 is not known, and then freshness is unknown.
@@ -313,6 +315,7 @@ impl<'a> Parts<'a> {
         };
         let one_variant = one_variant::check(self.events, of);
         let freshness = self.freshness(demand);
+        let (outlived, receipts) = self.receipts(demand);
         let asked_fresh = demand.fresh_min > 0 || demand.stale_min > 0;
         let asked_one = demand.shared_evaluations_min > 0;
         vec![
@@ -323,6 +326,11 @@ impl<'a> Parts<'a> {
             ),
             Line::new(("one-variant", "I7"), (asked_one, seen), one_variant),
             Line::new(("freshness", "I5"), (asked_fresh, seen), freshness),
+            Line::new(
+                ("receipts", "I5"),
+                (demand.receipts_min > 0, outlived > 0),
+                receipts,
+            ),
         ]
     }
 
@@ -349,6 +357,58 @@ impl<'a> Parts<'a> {
             _ => None,
         });
         decided.collect()
+    }
+
+    /// I5, for each environment on its own, and how many receipts there is something to judge by. What a
+    /// node says of a time is by its clock.
+    fn receipts(&self, demand: &Demand) -> (usize, Verdict<receipts::Rule>) {
+        let all = self.events.iter().filter_map(|event| match event {
+            Event::Receipt(one) => Some(one),
+            _ => None,
+        });
+        let all: Vec<_> = all.collect();
+        let environments: BTreeSet<&Arc<str>> = all.iter().map(|one| &one.environment).collect();
+        let (mut shows, mut settled) = (Vec::new(), 0);
+        for environment in environments {
+            let of = all.iter().filter(|one| one.environment == *environment);
+            let said: Vec<receipts::Received> = of
+                .map(|one| receipts::Received {
+                    version: one.version,
+                    at: one.at,
+                    settled_in: match one.settled_in_ms {
+                        0 => 0,
+                        ms => ms
+                            .saturating_add(demand.clocks_off_ms)
+                            .saturating_mul(1_000_000),
+                    },
+                })
+                .collect();
+            let fresh = self.events.iter().filter_map(|event| match event {
+                Event::Evaluation(one) if one.fresh && one.environment == *environment => {
+                    Some(receipts::Fresh {
+                        process: one.client,
+                        began: one.began,
+                        version: one.snapshot_version,
+                    })
+                }
+                _ => None,
+            });
+            let fresh: Vec<_> = fresh.collect();
+            settled += receipts::outlived(&said, &fresh);
+            match receipts::check(&said, &fresh, 0) {
+                Verdict::Valid(what) => shows.push(format!("{environment}: {what}")),
+                Verdict::Unknown(_) => {} // what it lacks is counted
+                invalid => return (settled, invalid),
+            }
+        }
+        let verdict = match settled >= demand.receipts_min.max(1) {
+            true => Verdict::Valid(shows.join("; ")),
+            false => Verdict::Unknown(format!(
+                "{settled} receipts were outlived; {} are needed",
+                demand.receipts_min.max(1)
+            )),
+        };
+        (settled, verdict)
     }
 
     /// I5, for each environment on its own: what counts is a write that its snapshots show.

@@ -16,7 +16,7 @@ fn a_whole_run_is_valid_in_every_line() {
         assert_eq!(line.judgement, Judgement::Valid, "{report}");
     }
     assert_eq!(report.overall, Judgement::Valid);
-    assert_eq!(report.lines.len(), 12);
+    assert_eq!(report.lines.len(), 13);
 }
 
 #[test]
@@ -77,6 +77,52 @@ fn an_old_answer_called_fresh_is_invalid() {
     old.fresh = true;
     let report = judge(&history);
     assert_eq!(line(&report, "freshness"), Judgement::Invalid, "{report}");
+}
+
+/// The planted bug: whoever acknowledged anything counts as current for ever.
+#[test]
+fn a_receipt_that_forgets_who_lags_is_invalid() {
+    let mut history = sample::run(3);
+    let receipts = history.events.iter_mut().filter_map(|event| match event {
+        Event::Receipt(one) => Some(one),
+        _ => None,
+    });
+    let partial = receipts.filter(|one| !one.complete).last().unwrap();
+    (partial.complete, partial.settled_in_ms) = (true, 0);
+    let report = judge(&history);
+    assert_eq!(line(&report, "receipts"), Judgement::Invalid, "{report}");
+    assert_eq!(line(&report, "freshness"), Judgement::Valid, "{report}");
+}
+
+/// An environment of whose receipts nothing can be said hides no other one.
+#[test]
+fn a_receipt_that_nobody_outlived_hides_none_of_another_environment() {
+    let mut history = sample::run(3);
+    let receipts = history.events.iter_mut().filter_map(|event| match event {
+        Event::Receipt(one) => Some(one),
+        _ => None,
+    });
+    let partial = receipts.filter(|one| !one.complete).last().unwrap();
+    (partial.complete, partial.settled_in_ms) = (true, 0);
+    let mut elsewhere = partial.clone();
+    elsewhere.environment = "a-quiet-one".into();
+    history.events.push(Event::Receipt(elsewhere));
+    let report = judge(&history);
+    assert_eq!(line(&report, "receipts"), Judgement::Invalid, "{report}");
+}
+
+/// Where nothing was asked for, receipts that nobody outlived are no fault of the run.
+#[test]
+fn receipts_that_nobody_outlived_are_missed_only_when_they_are_asked_for() {
+    let mut history = sample::run(3);
+    for event in &mut history.events {
+        if let Event::Receipt(one) = event {
+            one.settled_in_ms = u64::MAX;
+        }
+    }
+    assert_eq!(line(&judge(&history), "receipts"), Judgement::Unknown);
+    history.header.demand.receipts_min = 0;
+    assert_eq!(line(&judge(&history), "receipts"), Judgement::NotAsked);
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub mod liveness;
 pub mod never_back;
 pub mod one_variant;
 mod quick;
+pub mod receipts;
 pub mod registers;
 pub mod search;
 pub mod streams;

@@ -15,8 +15,8 @@ use super::judge::Demand;
 use crate::history::{
     Action, Attempt, ChangeSet, Evaluation, Event, Fault, FaultStage, FinalRead, GroundAt,
     GroundObject, Header, History, HistoryLine, NodeEvent, NodeStage, ObjectSeen, Operation,
-    Outcome, Phase, PhaseEvent, ReadSet, Request, Seen, ServedAt, SetOutcome, StateSeen,
-    StreamEvent, StreamItem, SubjectSeen, Write,
+    Outcome, Phase, PhaseEvent, ReadSet, ReceiptSeen, Request, Seen, ServedAt, SetOutcome,
+    StateSeen, StreamEvent, StreamItem, SubjectSeen, Write,
 };
 
 /// Dice that give the same numbers for the same seed.
@@ -434,6 +434,7 @@ pub(crate) fn run(seed: u64) -> History {
         rises_min: 2,
         fresh_min: 10,
         stale_min: 1,
+        receipts_min: 3,
         shared_evaluations_min: 2,
         bound_ms: 1_000,
         clocks_off_ms: 0,
@@ -471,6 +472,7 @@ fn when(event: &Event) -> u64 {
         Event::ReadSet(read) => read.completed,
         Event::Stream(event) => event.at,
         Event::Evaluation(one) => one.began,
+        Event::Receipt(one) => one.at,
         Event::Fault(fault) => fault.at,
         Event::Node(node) => node.at,
         Event::Phase(phase) => phase.at,
@@ -522,6 +524,22 @@ fn evaluated() -> Vec<Event> {
             outcome: SetOutcome::Committed {
                 version: ground.version,
             },
+        }));
+        // The last client stands still while the second change comes.
+        let complete = *at != 3_000 * MS;
+        let laggards = if complete {
+            vec![]
+        } else {
+            vec!["client-2".into()]
+        };
+        events.push(Event::Receipt(ReceiptSeen {
+            at: at + 30 * MS,
+            client: 8,
+            environment: "e".into(),
+            version: ground.version,
+            complete,
+            laggards,
+            settled_in_ms: if complete { 0 } else { 1_000 },
         }));
         let seen = |object: &str| ObjectSeen {
             object: object.into(),

@@ -25,6 +25,8 @@ pub enum Event {
     Stream(StreamEvent),
     /// An evaluation, as the application saw it.
     Evaluation(Evaluation),
+    /// What a node said of who has a version.
+    Receipt(ReceiptSeen),
     /// The attributes of a subject that is evaluated.
     Subject(SubjectSeen),
     /// A step in the life of a fault.
@@ -271,6 +273,25 @@ pub struct Evaluation {
     pub fresh: bool,
     /// How old the client says its state is at most, in nanoseconds; `None` if it cannot say.
     pub age: Option<u64>,
+}
+
+/// A receipt, as whoever asked for it got it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptSeen {
+    /// When it was here.
+    pub at: u64,
+    /// Who asked.
+    pub client: u32,
+    /// The environment.
+    pub environment: Arc<str>,
+    /// The version it is about.
+    pub version: u64,
+    /// Whether every node and everybody who is connected has it, as it says.
+    pub complete: bool,
+    /// Who has not, as it says.
+    pub laggards: Vec<Arc<str>>,
+    /// After how long nobody acts on an older state as if it were fresh, as it says; in milliseconds.
+    pub settled_in_ms: u64,
 }
 
 /// A subject, with the attributes that it has in every evaluation of the run.

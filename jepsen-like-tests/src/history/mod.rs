@@ -26,8 +26,9 @@ mod register;
 
 pub use event::{
     Attempt, ChangeSet, Evaluation, Event, Fault, FaultStage, FinalRead, GroundAt, GroundObject,
-    HistoryLine, NodeDigest, NodeEvent, NodeStage, ObjectSeen, Phase, PhaseEvent, ReadSet, Request,
-    ServedAt, ServedState, SetOutcome, StateSeen, StreamEvent, StreamItem, SubjectSeen, Write,
+    HistoryLine, NodeDigest, NodeEvent, NodeStage, ObjectSeen, Phase, PhaseEvent, ReadSet,
+    ReceiptSeen, Request, ServedAt, ServedState, SetOutcome, StateSeen, StreamEvent, StreamItem,
+    SubjectSeen, Write,
 };
 pub use file::{Damaged, FORMAT, Header, History};
 pub use recorder::Recorder;

@@ -91,6 +91,7 @@ fn is(event: &Event, place: Place) -> bool {
         Event::ReadSet(read) => read.client,
         Event::Stream(event) => event.client,
         Event::Evaluation(one) => one.client,
+        Event::Receipt(one) => one.client,
         Event::Served(served) => served.node,
         Event::Digest(digest) => digest.node,
         Event::Node(node) => node.node,
@@ -110,7 +111,7 @@ fn alike(hit: &Event, other: &Event) -> bool {
         (Event::Stream(hit), Event::Stream(other)) => {
             hit.scope == other.scope && hit.client == other.client
         }
-        (Event::Stream(_) | Event::Evaluation(_), Event::ChangeSet(_)) => true,
+        (Event::Stream(_) | Event::Evaluation(_), Event::ChangeSet(_) | Event::Receipt(_)) => true,
         (Event::Evaluation(hit), Event::Evaluation(other)) => {
             hit.client == other.client && hit.flag == other.flag
         }
@@ -242,6 +243,16 @@ fn said(event: &Event) -> (String, String) {
                 one.reason
             );
             (format!("evaluator {}", one.client), what)
+        }
+        Event::Receipt(one) => {
+            let what = format!(
+                "receipt for {}: complete: {}, settled in {} ms, without it: {}",
+                one.version,
+                one.complete,
+                one.settled_in_ms,
+                one.laggards.join(", ")
+            );
+            (format!("client {}", one.client), what)
         }
         Event::Fault(fault) => {
             let stage = match &fault.stage {

@@ -66,6 +66,7 @@ pub(super) fn span_of(event: &Event) -> Option<(u64, u64)> {
         Event::ReadSet(read) => (read.invoked, read.completed),
         Event::Stream(event) => (event.at, event.at),
         Event::Evaluation(one) => (one.began, one.began),
+        Event::Receipt(one) => (one.at, one.at),
         Event::Fault(fault) => (fault.at, fault.at),
         Event::Node(node) => (node.at, node.at),
         Event::Phase(phase) => (phase.at, phase.at),

@@ -255,6 +255,7 @@ impl World {
             change_sets_min: 1,
             stream_items_min: 1,
             rises_min: 1,
+            receipts_min: usize::from(parameters.settles()),
             ..Demand::default()
         };
         let header = Header::new(parameters.seed, nodes, demand);

@@ -1,7 +1,10 @@
 //! W2: change sets over a FlagConfig, its policy and a segment that the policy uses, or over the first alone;
 //! every set gives values of its own, so whoever sees them sees which set each is from.
 //!
-//! Readers take whole snapshots from any node. After the run the objects are read as of versions that
+//! Some sets wait until everybody has them, and what the node says of that is written down (D6).
+//!
+//! Readers take whole snapshots from any node, now and then: whoever does may act on what it got until the
+//! staleness bound has gone by, so that only without them a receipt can say that all is settled. After the run the objects are read as of versions that
 //! were served, which is what those snapshots must have been compiled from (I3, I4).
 
 use std::collections::BTreeMap;
@@ -19,8 +22,8 @@ use tokio::task::JoinSet;
 use super::Site;
 use crate::failure::{Failure, Result};
 use crate::history::{
-    ChangeSet, Event, GroundAt, GroundObject, ObjectSeen, ReadSet, Seen, ServedAt, ServedState,
-    SetOutcome, Write,
+    ChangeSet, Event, GroundAt, GroundObject, ObjectSeen, ReadSet, ReceiptSeen, Seen, ServedAt,
+    ServedState, SetOutcome, Write,
 };
 use crate::http1::{Answer, Call, Connection, NoAnswer};
 
@@ -30,6 +33,10 @@ pub const PAIRS: usize = 6;
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Before the next try.
 const PAUSE: Duration = Duration::from_millis(30);
+/// How long a set waits for everybody to have it.
+const RECEIPT_WAIT: Duration = Duration::from_millis(800);
+/// Readers read for this time of every such period, all at the same time.
+const READING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
 /// How often a set without an answer is sent again.
 const RETRIES_MAX: u32 = 3;
 /// Versions whose ground state is read after the run.
@@ -143,7 +150,14 @@ impl Worker {
             }
             item
         });
-        let call = Call::post("/v1/changes", &Value::Array(items.collect())).request_id(&token);
+        let path = match self.random.random_range(0..3) {
+            0 => format!(
+                "/v1/changes?ack=delivered&timeout={}ms",
+                RECEIPT_WAIT.as_millis()
+            ),
+            _ => "/v1/changes".to_owned(),
+        };
+        let call = Call::post(path, &Value::Array(items.collect())).request_id(&token);
         let invoked = self.site.recorder.now();
         let outcome = self.send(&call).await;
         match outcome {
@@ -171,7 +185,12 @@ impl Worker {
             match self.attempt(call).await {
                 Ok((_, answer)) => match outcome(&answer) {
                     Some(SetOutcome::Unknown) => doubt = true,
-                    Some(decided) => return decided,
+                    Some(decided) => {
+                        if let SetOutcome::Committed { version } = decided {
+                            self.note_receipt(version, &answer.json()["delivery"]);
+                        }
+                        return decided;
+                    }
                     None => {}
                 },
                 Err(NoAnswer::NotSent(_)) => {}
@@ -185,6 +204,25 @@ impl Worker {
             true => SetOutcome::Unknown,
             false => SetOutcome::Refused,
         }
+    }
+
+    /// Writes down what a node said of who has a version, if it did.
+    fn note_receipt(&self, version: u64, said: &Value) {
+        let settled_in_ms = said["settled_in_ms"].as_u64();
+        let Some((complete, settled_in_ms)) = said["complete"].as_bool().zip(settled_in_ms) else {
+            return;
+        };
+        let laggards = said["laggards"].as_array().into_iter().flatten();
+        let laggards = laggards.filter_map(|one| one["id"].as_str().map(Arc::from));
+        self.site.recorder.add_event(Event::Receipt(ReceiptSeen {
+            at: self.site.recorder.now(),
+            client: self.client,
+            environment: self.site.environment.clone(),
+            version,
+            complete,
+            laggards: laggards.collect(),
+            settled_in_ms,
+        }));
     }
 
     /// One sending; also says which node it went to.
@@ -203,6 +241,12 @@ impl Worker {
 
     async fn read_on(mut self) -> Result<()> {
         while !self.site.is_over() {
+            let (reading, period) = READING;
+            let passed = u128::from(self.site.recorder.now()) % period.as_nanos();
+            if passed >= reading.as_nanos() {
+                self.site.rest(Duration::from_millis(100)).await;
+                continue;
+            }
             let path = format!("/v1/environments/{}/snapshot", self.site.environment);
             let invoked = self.site.recorder.now();
             let answered = self.attempt(&Call::get(path)).await;

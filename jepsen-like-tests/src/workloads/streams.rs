@@ -1,7 +1,8 @@
 //! W3: clients that hold a stream open: some stay, some go from node to node, some stop reading for a
 //! while, some come back with a version around the one they had.
 //!
-//! Frames, message by message, and nothing kept: what the messages add up to is the judge's part.
+//! Frames, message by message, and nothing kept: what the messages add up to is the judge's part. Asked for
+//! a receipt they give one, so that they are laggards only when they lag.
 
 use std::time::Duration;
 
@@ -9,17 +10,21 @@ use pennon_evaluator::wire::{Ages, Intent, StreamMessage};
 use pennon_evaluator::{EncodedState, EnvironmentKey, StateKey, Version};
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Site;
 use crate::failure::{Failure, Result};
 use crate::history::{Event, StateSeen, StreamEvent, StreamItem};
+use crate::http1::Call;
 use crate::streams::Frames;
 
 /// A stream that says nothing for so long is given up: far more than a third of any bound.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
+/// Longest wait until a receipt was taken; then the client reads on, and its stream is not held up for long.
+const RECEIPT_MAX: Duration = Duration::from_millis(300);
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,12 +124,24 @@ impl Worker {
                 self.site.rest(stall).await;
             }
             match frames.next(SILENCE_MAX).await {
+                Ok(Some((_, StreamMessage::Acknowledge { .. }))) => {
+                    self.acknowledge(&address).await
+                }
                 Ok(Some((ages, message))) => self.take(ages, message)?,
                 Ok(None) | Err(_) => break,
             }
         }
         self.note(StreamItem::Cut);
         Ok(())
+    }
+
+    /// Says which version it has; when nobody takes that, it lags.
+    async fn acknowledge(&self, address: &str) {
+        let Some(held) = self.held else { return };
+        let path = format!("/v1/environments/{}/receipts", self.site.environment);
+        let client = format!("stream-{}", self.client);
+        let call = Call::post(path, &json!({"client": client, "version": held}));
+        let _ = call.over(&self.site.dial, address, RECEIPT_MAX).await;
     }
 
     fn take(&mut self, ages: Ages, message: StreamMessage) -> Result<()> {
