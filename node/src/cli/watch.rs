@@ -49,7 +49,9 @@ pub(crate) async fn run(command: WatchCommand, asking: Asking) -> Result<(), Fai
 }
 
 async fn follow(env: &str, asking: &Asking) -> Result<(), Failure> {
-    let path = format!("/v1/environments/{}/snapshot", encoded(env));
+    // What is read beside the stream is read by the same name, and leaves no doubt who has what.
+    let id = format!("watch-{}-{:08x}", std::process::id(), rand::random::<u32>());
+    let path = format!("/v1/environments/{}/snapshot?client={id}", encoded(env));
     // A wrong environment or token is refused here, before a stream is tried again and again.
     let first = asking
         .admin
@@ -59,6 +61,7 @@ async fn follow(env: &str, asking: &Asking) -> Result<(), Failure> {
     seen.take(first.body());
     let client = Client::builder(asking.urls.clone())
         .environment(env)
+        .client_id(id)
         .token(asking.token.clone());
     let client = client.connect_deadline(asking.timeout).connect().await?;
     let (mut statuses, mut before) = (client.status_watch(), client.status());
@@ -90,7 +93,7 @@ async fn show_changes(
     let Some(version) = client.version() else {
         return Ok(());
     };
-    let path = format!("{path}?since={}&min_version={version}", seen.version);
+    let path = format!("{path}&since={}&min_version={version}", seen.version);
     let body = loop {
         match asking
             .admin

@@ -430,12 +430,17 @@ fn watch_shows_changes_as_they_happen_also_after_a_reconnect() {
     let mut program = Process::start(&["watch", "--env", "prod", "-o", "json"], &variables);
     people.says("connected: prod, 1 flag");
     program.says("\"connected\"");
-    node.run("flag disable web/new:ui --env prod").exits(0);
+    let switch = "flag disable web/new:ui --env prod --ack delivered";
+    let told = node.run(switch).exits(0).prints("delivered to all: 2");
+    assert!(!told.out.contains("cannot name"), "{}", told.out);
     people.says("web/new:ui disabled");
     program.says("\"disabled\"");
     node.run("flag create second --type boolean").exits(0);
     node.run("flag enable second --env prod").exits(0);
     people.says("second added");
+    // Both have asked what had changed, beside their streams.
+    let told = node.run(switch).exits(0).prints("delivered to all: 2");
+    assert!(!told.out.contains("cannot name"), "{}", told.out);
     let node = node.restart();
     people.says("disconnected");
     people.says("connected: again");
