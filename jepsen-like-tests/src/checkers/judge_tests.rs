@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checkers::sample;
-use crate::history::{FaultStage, StreamItem};
+use crate::history::{FaultStage, ReceiptSeen, StreamItem};
 
 fn line(report: &Report, checker: &str) -> Judgement {
     let found = report.lines.iter().find(|line| line.checker == checker);
@@ -79,16 +79,22 @@ fn an_old_answer_called_fresh_is_invalid() {
     assert_eq!(line(&report, "freshness"), Judgement::Invalid, "{report}");
 }
 
-/// The planted bug: whoever acknowledged anything counts as current for ever.
-#[test]
-fn a_receipt_that_forgets_who_lags_is_invalid() {
-    let mut history = sample::run(3);
+/// Has the last receipt that names laggards say that there are none.
+fn forget_laggards(history: &mut History) -> &mut ReceiptSeen {
     let receipts = history.events.iter_mut().filter_map(|event| match event {
         Event::Receipt(one) => Some(one),
         _ => None,
     });
     let partial = receipts.filter(|one| !one.complete).last().unwrap();
     (partial.complete, partial.settled_in_ms) = (true, 0);
+    partial
+}
+
+/// The planted bug: whoever acknowledged anything counts as current for ever.
+#[test]
+fn a_receipt_that_forgets_who_lags_is_invalid() {
+    let mut history = sample::run(3);
+    forget_laggards(&mut history);
     let report = judge(&history);
     assert_eq!(line(&report, "receipts"), Judgement::Invalid, "{report}");
     assert_eq!(line(&report, "freshness"), Judgement::Valid, "{report}");
@@ -98,13 +104,7 @@ fn a_receipt_that_forgets_who_lags_is_invalid() {
 #[test]
 fn a_receipt_that_nobody_outlived_hides_none_of_another_environment() {
     let mut history = sample::run(3);
-    let receipts = history.events.iter_mut().filter_map(|event| match event {
-        Event::Receipt(one) => Some(one),
-        _ => None,
-    });
-    let partial = receipts.filter(|one| !one.complete).last().unwrap();
-    (partial.complete, partial.settled_in_ms) = (true, 0);
-    let mut elsewhere = partial.clone();
+    let mut elsewhere = forget_laggards(&mut history).clone();
     elsewhere.environment = "a-quiet-one".into();
     history.events.push(Event::Receipt(elsewhere));
     let report = judge(&history);

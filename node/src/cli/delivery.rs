@@ -164,7 +164,7 @@ fn people(asking: &Asking, delivery: &Value) -> Result<(), Failure> {
     if more > 0 {
         terminal.line(format!("… and {more} more"))?;
     }
-    for doubt in of(delivery, "nodes").filter_map(doubt) {
+    if let Some(doubt) = doubt(delivery) {
         terminal.line(doubt)?;
     }
     match delivery["settled_in_ms"].as_u64() {
@@ -194,14 +194,19 @@ fn summary(delivery: &Value) -> String {
     format!("{text}; {}", nodes(delivery))
 }
 
-/// Why there may be somebody whom a node cannot name.
-fn doubt(node: &Value) -> Option<String> {
-    let ms = node["doubt_ms"].as_u64().filter(|ms| *ms > 0)?;
-    let name = shown(node["name"].as_str().unwrap_or("-"));
+/// Why there may be somebody whom nobody can name, and for how long.
+fn doubt(delivery: &Value) -> Option<String> {
+    let of = of(delivery, "nodes").filter_map(|node| {
+        let ms = node["doubt_ms"].as_u64().filter(|ms| *ms > 0)?;
+        Some((shown(node["name"].as_str().unwrap_or("-")), ms))
+    });
+    let (names, times): (Vec<_>, Vec<_>) = of.unzip();
+    let longest = times.into_iter().max()?;
     Some(format!(
-        "{name} cannot name everybody it served: who left it without a name, or was there before it started, \
-         may call an older state fresh for {}",
-        seconds(ms)
+        "{} cannot name everybody: who left without a name, was there before a restart, or was served by \
+         a node that was removed, may call an older state fresh for {}",
+        names.join(", "),
+        seconds(longest)
     ))
 }
 
@@ -252,11 +257,14 @@ mod tests {
 
     #[test]
     fn a_node_that_cannot_name_everybody_says_so() {
-        let node = |ms: u64| json!({"name": "n2", "doubt_ms": ms});
-        let said = doubt(&node(4_260)).unwrap();
-        assert!(said.starts_with("n2 cannot name everybody") && said.ends_with("for 4.2 s"));
-        assert_eq!(doubt(&node(0)), None);
-        assert_eq!(doubt(&json!({"name": "n2"})), None, "an earlier release");
+        let said = |nodes: Value| doubt(&json!({ "nodes": nodes }));
+        let node = |name: &str, ms: u64| json!({"name": name, "doubt_ms": ms});
+        let one = said(json!([node("n1", 0), node("n2", 4_260)])).unwrap();
+        assert!(one.starts_with("n2 cannot name everybody") && one.ends_with("for 4.2 s"));
+        let two = said(json!([node("n1", 900), node("n2", 4_260), node("n3", 10)])).unwrap();
+        assert!(two.starts_with("n1, n2, n3 cannot name") && two.ends_with("for 4.2 s"));
+        assert_eq!(said(json!([node("n2", 0)])), None);
+        assert_eq!(said(json!([{"name": "n2"}])), None, "an earlier release");
     }
 
     #[test]

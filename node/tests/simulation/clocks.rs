@@ -56,10 +56,7 @@ async fn watch(
 
 #[tokio::test(start_paused = true)]
 async fn no_answer_is_fresh_beyond_the_bound_whatever_the_time_of_day() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, leader, core) = Cluster::written().await;
     let alone = (leader + 1) % 3;
     let mut clients = Vec::new();
     for (n, at) in [leader, alone, (leader + 2) % 3].into_iter().enumerate() {
@@ -91,10 +88,7 @@ async fn no_answer_is_fresh_beyond_the_bound_whatever_the_time_of_day() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_is_known_again_although_the_time_of_day_has_jumped() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, leader, core) = Cluster::written().await;
     let ask = |key: &str, n: u32| {
         let mut change = flag_on(n);
         change.origin.request = Some(RequestId {

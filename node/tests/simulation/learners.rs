@@ -25,6 +25,15 @@ pub(super) async fn start_learner_asking(cluster: &mut Cluster, order: [usize; 3
     cluster.start_with(3, options).await;
 }
 
+/// Three nodes with the first writes and a learner that serves: which of them leads, its core and the learner's.
+pub(super) async fn with_learner() -> (Cluster, usize, Arc<Core>, Arc<Core>) {
+    let (mut cluster, leader, core) = Cluster::written().await;
+    start_learner(&mut cluster).await;
+    let edge = cluster.core(3).await;
+    edge.proved(WITHIN).await.unwrap();
+    (cluster, leader, core, edge)
+}
+
 async fn client_of(cluster: &Cluster, at: usize) -> pennon_client::Client {
     pennon_client::Client::builder([format!("http://{}", api(at))])
         .environment("production")
@@ -47,13 +56,7 @@ fn voter(core: &Core, id: u64) -> Option<bool> {
 
 #[tokio::test(start_paused = true)]
 async fn a_learner_joins_serves_leaves_and_comes_back() {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
-    start_learner(&mut cluster).await;
-    let edge = cluster.core(3).await;
-    edge.proved(WITHIN).await.unwrap();
+    let (mut cluster, leader, core, edge) = with_learner().await;
     assert_eq!(edge.status().role, Role::Learner);
     assert_eq!(voter(&core, edge.node()), Some(false));
 
@@ -94,13 +97,7 @@ async fn a_learner_joins_serves_leaves_and_comes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_learner_gets_a_vote_loses_it_and_leaves() {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
-    start_learner(&mut cluster).await;
-    let edge = cluster.core(3).await;
-    edge.proved(WITHIN).await.unwrap();
+    let (mut cluster, leader, core, edge) = with_learner().await;
     let id = edge.node();
     // Through any node; the learner itself as well.
     edge.change_member(id, MemberChange::Promote, WITHIN)
@@ -156,12 +153,7 @@ async fn a_learner_gets_a_vote_loses_it_and_leaves() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_stands_for_one_member() {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    start_learner(&mut cluster).await;
-    let edge = cluster.core(3).await;
-    edge.proved(WITHIN).await.unwrap();
+    let (mut cluster, _, core, edge) = with_learner().await;
     let first = edge.node();
     drop(edge);
     // The same learner with an empty directory takes its own place.
@@ -188,10 +180,7 @@ async fn a_name_stands_for_one_member() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_loses_its_vote_hands_over_first() {
-    let cluster = Cluster::start(3).await;
-    let old = cluster.leader().await;
-    let core = cluster.core(old).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, old, core) = Cluster::written().await;
     let demoted = core
         .change_member(core.node(), MemberChange::Demote, WITHIN)
         .await;

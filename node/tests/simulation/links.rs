@@ -110,10 +110,7 @@ async fn a_leader_that_can_receive_and_not_send_is_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_switch_names_who_cannot_answer_and_who_cannot_hear() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, leader, core) = Cluster::written().await;
     let places = [leader, (leader + 1) % 3, (leader + 1) % 3, (leader + 2) % 3];
     let names = ["web-1", "web-2", "web-3", "web-4"];
     let mut clients = Vec::new();

@@ -75,6 +75,15 @@ impl Cluster {
         .await
     }
 
+    /// Three nodes with the first writes, which of them leads, and the leader's core.
+    async fn written() -> (Self, usize, Arc<Core>) {
+        let cluster = Self::start(3).await;
+        let leader = cluster.leader().await;
+        let core = cluster.core(leader).await;
+        core.write(first_writes(), WITHIN).await.unwrap();
+        (cluster, leader, core)
+    }
+
     /// Starts nodes on disks that may hold something already.
     async fn on(disks: Vec<MemoryDisk>, raft: RaftOptions) -> Self {
         let size = disks.len();
@@ -263,14 +272,7 @@ async fn three_nodes_form_elect_write_and_agree() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cut_leader_is_replaced_and_its_writes_are_refused_or_unknown_never_lost() {
-    let mut cluster = Cluster::start(3).await;
-    let old = cluster.leader().await;
-    cluster
-        .core(old)
-        .await
-        .write(first_writes(), WITHIN)
-        .await
-        .unwrap();
+    let (mut cluster, old, _) = Cluster::written().await;
     cluster.network.cut(&format!("n{old}"), true);
     let node = cluster.nodes[old].take().unwrap();
     node.shutdown().await;
@@ -431,14 +433,7 @@ async fn every_acknowledged_write_survives_the_loss_of_power_on_all_nodes() {
 
 #[tokio::test(start_paused = true)]
 async fn nodes_whose_addresses_all_changed_find_each_other_again() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    cluster
-        .core(leader)
-        .await
-        .write(first_writes(), WITHIN)
-        .await
-        .unwrap();
+    let (cluster, _, _) = Cluster::written().await;
     let disks = cluster.disks.clone();
     cluster.stop().await;
     let network = MemoryNetwork::new();
@@ -548,14 +543,7 @@ fn flag_on(n: u32) -> ChangeRequest {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_streams_follows_every_write_and_survives_the_leader() {
-    let mut cluster = Cluster::start(3).await;
-    let old = cluster.leader().await;
-    cluster
-        .core(old)
-        .await
-        .write(first_writes(), WITHIN)
-        .await
-        .unwrap();
+    let (mut cluster, old, _) = Cluster::written().await;
     let urls: Vec<String> = (0..3)
         .map(|at| format!("http://{}", api((old + at) % 3)))
         .collect();
@@ -634,14 +622,7 @@ async fn a_client_streams_follows_every_write_and_survives_the_leader() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_cut_off_with_its_node_marks_its_answers_stale_and_recovers() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    cluster
-        .core(leader)
-        .await
-        .write(first_writes(), WITHIN)
-        .await
-        .unwrap();
+    let (cluster, leader, _) = Cluster::written().await;
     let follower = (leader + 1) % 3;
     let client = pennon_client::Client::builder([format!("http://{}", api(follower))])
         .environment("production")
@@ -741,10 +722,7 @@ async fn a_forwarded_write_with_a_request_id_outlives_the_leader_it_was_sent_to(
 async fn writes_go_on_while_the_membership_changes_under_them() {
     // A membership entry raises the version between a batch's decision and its entry: the batch
     // is refused by every node and decided again, and nobody who asked hears of it.
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, leader, core) = Cluster::written().await;
     let changing = tokio::spawn({
         let core = core.clone();
         async move {

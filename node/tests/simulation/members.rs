@@ -13,13 +13,7 @@ const TURNS_MAX: usize = 20;
 /// Has the leader give a member of four a vote or take it, cuts the leader off after it and the others have had
 /// so many turns, and returns how many of its steps those who are left have.
 async fn leader_gone_after(turns: usize, change: MemberChange) -> u64 {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let first = cluster.core(leader).await;
-    first.write(first_writes(), WITHIN).await.unwrap();
-    start_learner(&mut cluster).await;
-    let edge = cluster.core(3).await;
-    edge.proved(WITHIN).await.unwrap();
+    let (mut cluster, leader, first, edge) = learners::with_learner().await;
     let id = edge.node();
     if change != MemberChange::Promote {
         let promoted = first.change_member(id, MemberChange::Promote, WITHIN);
@@ -96,10 +90,7 @@ async fn sweep(change: MemberChange) {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_only_a_dead_leader_knows_asks_to_be_taken_in_again() {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (mut cluster, leader, _) = Cluster::written().await;
     // The leader hears everybody, and only the new node hears it.
     for other in (0..3).filter(|other| *other != leader) {
         let (from, to) = (format!("n{leader}"), format!("n{other}"));

@@ -36,10 +36,7 @@ pub(crate) fn laggards(delivery: &Delivery) -> Vec<(&str, Lag)> {
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_switch_names_exactly_those_who_were_cut_off() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, leader, core) = Cluster::written().await;
     let nodes = [leader, (leader + 1) % 3, (leader + 2) % 3];
     let names = ["web-1", "web-2", "web-3"];
     let mut clients = Vec::new();
@@ -107,10 +104,7 @@ async fn a_kill_switch_names_exactly_those_who_were_cut_off() {
 
 #[tokio::test(start_paused = true)]
 async fn a_receipt_is_asked_for_when_somebody_waits() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, leader, core) = Cluster::written().await;
     let client = client(&cluster, "web", (leader + 1) % 3, 1).await;
     // A client that has just acknowledged something takes its time with the next, unless asked.
     let mut slowest = Duration::ZERO;
@@ -127,10 +121,7 @@ async fn a_receipt_is_asked_for_when_somebody_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn who_polls_is_named_until_it_has_polled_and_acknowledges_then() {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (cluster, leader, core) = Cluster::written().await;
     let at = (leader + 1) % 3;
     let client = pennon_client::Client::builder([format!("http://{}", api(at))])
         .environment("production")
@@ -166,10 +157,7 @@ async fn who_polls_is_named_until_it_has_polled_and_acknowledges_then() {
 
 #[tokio::test(start_paused = true)]
 async fn who_lost_a_node_that_then_restarted_is_named_as_long_as_it_can_be_fresh() {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (mut cluster, leader, core) = Cluster::written().await;
     let at = (leader + 1) % 3;
     let client = client(&cluster, "web", at, 1).await;
     let (_, all) = switch(&core, 1, WITHIN).await;
@@ -202,13 +190,7 @@ async fn who_lost_a_node_that_then_restarted_is_named_as_long_as_it_can_be_fresh
 /// A client of a node that was removed, with or without a vote. Its node has all there is as long as nobody
 /// writes, but nobody would tell it of more.
 async fn client_of_a_removed_node(votes: bool, written: bool) {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
-    super::learners::start_learner(&mut cluster).await;
-    let edge = cluster.core(3).await;
-    edge.proved(WITHIN).await.unwrap();
+    let (cluster, _, core, edge) = learners::with_learner().await;
     if votes {
         let promoted = core.change_member(edge.node(), MemberChange::Promote, WITHIN);
         promoted.await.unwrap();

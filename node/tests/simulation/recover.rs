@@ -152,10 +152,7 @@ async fn a_survivor_goes_on_as_a_new_cluster_and_clients_go_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_backup_becomes_a_new_cluster_that_nobody_mistakes_for_the_old_one() {
-    let mut cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    let core = cluster.core(leader).await;
-    core.write(first_writes(), WITHIN).await.unwrap();
+    let (mut cluster, _, core) = Cluster::written().await;
     let backup = backup_of(&core).await;
     let client = client_of(&cluster).await;
     // The old cluster goes on for a while after the backup.
