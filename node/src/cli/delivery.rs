@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::connection::Asking;
 use super::failure::{Exit, Failure};
 use super::hints;
+use super::place::Place;
 use super::terminal::{Cell, Paint, counted, shown};
 use super::write::encoded;
 
@@ -44,7 +45,16 @@ pub(crate) async fn status(command: StatusCommand, asking: Asking) -> Result<(),
         .request(Method::GET, &path, HeaderMap::new(), None);
     let answer = match asked.await {
         Ok(answer) => answer,
-        Err(error) => return Err(not_there(&asking, &command, error.into()).await),
+        Err(error) => {
+            let failure = error.into();
+            return Err(match &command.flag {
+                Some(flag) => {
+                    let place = Place::policy(&command.env, flag);
+                    hints::with_place(&asking, &place, failure).await
+                }
+                None => hints::with_environment(&asking, &command.env, failure).await,
+            });
+        }
     };
     let body = answer.body();
     if !asking.terminal.is_table() {
@@ -57,16 +67,6 @@ pub(crate) async fn status(command: StatusCommand, asking: Asking) -> Result<(),
     match behind {
         true => Err(Failure::silent(Exit::CheckFailed)),
         false => Ok(()),
-    }
-}
-
-/// Adds what was probably meant, when the environment or the flag does not exist.
-async fn not_there(asking: &Asking, command: &StatusCommand, failure: Failure) -> Failure {
-    let missing = failure.exit() == Exit::NotFound;
-    let failure = hints::with_environment(asking, &command.env, failure).await;
-    match &command.flag {
-        Some(flag) if missing => hints::with_flag(asking, flag, failure).await,
-        _ => failure,
     }
 }
 

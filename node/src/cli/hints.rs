@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::connection::Asking;
 use super::failure::{Exit, Failure};
+use super::place::Place;
 use super::terminal::shown;
 
 /// So many flags are compared with what was typed; in a larger cluster only the first ones.
@@ -55,6 +56,19 @@ pub(crate) async fn with_environment(asking: &Asking, env: &str, failure: Failur
         .map(|key| shown(key))
         .collect();
     failure.hint(format!("Environments here: {}{more}", first.join(", ")))
+}
+
+/// Adds, to a failure because an object does not exist, the environment and the flag that were probably meant.
+pub(crate) async fn with_place(asking: &Asking, place: &Place, failure: Failure) -> Failure {
+    let missing = failure.exit() == Exit::NotFound;
+    let failure = match &place.environment {
+        Some(env) => with_environment(asking, env, failure).await,
+        None => failure,
+    };
+    match place.kind {
+        "flag" | "policy" if missing => with_flag(asking, &place.key, failure).await,
+        _ => failure,
+    }
 }
 
 /// The keys of the first page of a list; none when it cannot be read.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::connection::Asking;
 use super::failure::Failure;
+use super::hints;
 use super::lists::{
     history, list_applications, list_environments, list_flags, list_policies, list_segments,
 };
@@ -432,10 +433,13 @@ impl CreateCommand {
 
 /// Shows one object.
 async fn get(asking: &Asking, place: &Place) -> Result<(), Failure> {
-    let answer = asking
+    let asked = asking
         .admin
-        .request(Method::GET, &place.path, HeaderMap::new(), None)
-        .await?;
+        .request(Method::GET, &place.path, HeaderMap::new(), None);
+    let answer = match asked.await {
+        Ok(answer) => answer,
+        Err(error) => return Err(hints::with_place(asking, place, error.into()).await),
+    };
     let object = answer.body();
     if !asking.terminal.is_table() {
         return asking.terminal.value(object);

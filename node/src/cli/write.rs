@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::connection::Asking;
 use super::delivery;
 use super::failure::{Exit, Failure};
+use super::hints;
 use super::place::Place;
 use super::terminal::{Paint, shown};
 use super::values::{InputArgs, read_file};
@@ -252,7 +253,13 @@ pub(crate) async fn switch(
         asking,
         format!("/v1/environments/{place}/flags/{}:{word}", encoded(flag)),
     );
-    let answer = send(asking, Method::POST, path, None, None).await?;
+    let answer = match send(asking, Method::POST, path, None, None).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            let place = Place::policy(environment, flag);
+            return Err(hints::with_place(asking, &place, failure).await);
+        }
+    };
     let state = match on {
         true => asking.terminal.paint("enabled", Paint::Good),
         false => asking.terminal.paint("disabled", Paint::Warn),

@@ -258,6 +258,23 @@ fn what_does_not_exist_is_3_and_what_was_meant_is_offered() {
         let said = node.run(&format!("status {line}")).exits(3).err;
         assert!(said.contains(says), "{says:?} is not in: {said}");
     }
+    for (line, says) in [
+        (
+            "flag disable web/new:iu --env prod",
+            "Did you mean web/new:ui?",
+        ),
+        ("flag enable form --env prdo", "Did you mean --env prod?"),
+        (
+            "flag disable form --env elsewhere",
+            "Environments here: prod",
+        ),
+        ("flag get fomr", "Did you mean form?"),
+        ("policy get fomr --env prod", "Did you mean form?"),
+        ("policy get form --env prdo", "Did you mean --env prod?"),
+    ] {
+        let said = node.run(line).exits(3).err;
+        assert!(said.contains(says), "{says:?} is not in: {said}");
+    }
     for exact in ["bare --env prod", "payments --env prod"] {
         let said = node.run(&format!("status {exact}")).exits(3).err;
         assert!(!said.contains("Did you mean"), "{exact}: {said}");
