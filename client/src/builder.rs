@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::bare::Offers;
 use crate::broken::Broken;
 use crate::cache::{self, Cache, Identity, Restored};
 use crate::clock::{BootClock, Clock};
@@ -343,6 +344,7 @@ impl ClientBuilder {
             cache: cache.as_ref().map(|cache| cache.status().clone()),
             counters: Counters::default(),
         };
+        let offers = Offers::new(endpoints.len());
         let shared = Shared::new(self.clock, endpoints, self.policy, first);
         Driver {
             session,
@@ -353,6 +355,7 @@ impl ClientBuilder {
             client_id,
             token,
             link: Link::Closed,
+            offers,
             receipts: Receipts::default(),
             cache,
             bootstrap: None,

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::Context;
 
 use bytes::Bytes;
@@ -58,9 +58,11 @@ enum Driving {
     /// A task of its own.
     Apart { _task: AbortOnDrop },
     /// Whoever waits for something, through [`Connection::drive`]. So what comes wakes one task.
-    Here(Box<http1::Connection<Io, Full<Bytes>>>),
-    /// Nobody: it ended.
-    Ended,
+    Here {
+        driver: Box<http1::Connection<Io, Full<Bytes>>>,
+        /// There are no more bytes for HTTP to move.
+        ended: bool,
+    },
 }
 
 struct AbortOnDrop(AbortHandle);
@@ -139,7 +141,10 @@ impl Connection {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| unreachable(&e))?;
-        let driving = Driving::Here(Box::new(driver));
+        let driving = Driving::Here {
+            driver: Box::new(driver),
+            ended: false,
+        };
         Ok(Connection { sender, driving })
     }
 
@@ -149,7 +154,7 @@ impl Connection {
         endpoint: &Endpoint,
     ) -> Result<Connection, Error> {
         let mut connection = Connection::open_here(connector, endpoint).await?;
-        if let Driving::Here(driver) = connection.driving {
+        if let Driving::Here { driver, .. } = connection.driving {
             let task = tokio::spawn(async move {
                 // Its end, good or bad, reaches whoever waits for an answer or a body.
                 let _ = driver.await;
@@ -164,6 +169,21 @@ impl Connection {
     /// else does. Dropping the future loses nothing that dropping `work` does not.
     pub(crate) fn drive<T>(&mut self, work: impl Future<Output = T>) -> impl Future<Output = T> {
         self.driving.during(work)
+    }
+
+    /// Takes the connection itself, which the other side has switched to another protocol, and what came
+    /// behind its answer. `None` when HTTP goes on, or when it lives by itself.
+    pub(crate) async fn into_switched(self) -> Option<(Box<dyn endpoint::Io>, Bytes)> {
+        let Driving::Here { mut driver, ended } = self.driving else {
+            return None;
+        };
+        if !ended {
+            poll_fn(|context| driver.poll_without_shutdown(context))
+                .await
+                .ok()?;
+        }
+        let parts = driver.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
     }
 
     /// Says whether the other side still has the connection open, as far as is known.
@@ -211,11 +231,12 @@ impl Driving {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) {
-        if let Driving::Here(driver) = self
-            && Pin::new(driver).poll(context).is_ready()
+        if let Driving::Here { driver, ended } = self
+            && !*ended
         {
-            // Its end, good or bad, reaches whoever waits for an answer or a body.
-            *self = Driving::Ended;
+            // Its end, good or bad, reaches whoever waits for an answer or a body. It is not shut down
+            // then: it may have been switched to something else.
+            *ended = driver.poll_without_shutdown(context).is_ready();
         }
     }
 }

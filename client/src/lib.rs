@@ -37,6 +37,7 @@
 
 pub mod admin;
 mod alarm;
+mod bare;
 #[doc(hidden)]
 pub mod broken;
 mod builder;

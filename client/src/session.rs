@@ -96,6 +96,8 @@ pub(crate) enum Event {
         receipt: ReceiptId,
         outcome: Result<(), Error>,
     },
+    /// A receipt was sent by the stream; whether it arrives is not told.
+    ReceiptSent { receipt: ReceiptId },
     /// Writing the state down ended.
     Saved { done: bool },
 }
@@ -314,6 +316,11 @@ impl Session {
             } => self.on_failed(attempt, error, retry_after, now),
             Event::Receipt { receipt, outcome } => {
                 self.on_receipt(receipt, outcome);
+                Vec::new()
+            }
+            Event::ReceiptSent { receipt } => {
+                self.receipts.sent_by_stream();
+                self.on_receipt(receipt, Ok(()));
                 Vec::new()
             }
             Event::Saved { done } => {

@@ -12,20 +12,22 @@
 //! Left out: every decision. They are the session's.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use pennon_evaluator::Version;
-use pennon_evaluator::wire::{FrameDecoder, MEDIA_TYPE_FRAMES};
+use pennon_evaluator::wire::{FrameDecoder, HEADER_NODE, MEDIA_TYPE_FRAMES, PROTOCOL_FRAMES};
 use tokio::sync::oneshot;
 
 use crate::alarm::Alarm;
+use crate::bare::{Bare, News, Offered, Offers};
 use crate::cache::{Cache, Restored};
 use crate::endpoint::{Connector, Endpoint};
 use crate::error::Error;
@@ -45,6 +47,7 @@ pub(crate) struct Driver {
     pub(crate) client_id: String,
     pub(crate) token: Option<HeaderValue>,
     pub(crate) link: Link,
+    pub(crate) offers: Offers,
     pub(crate) receipts: Receipts,
     pub(crate) cache: Option<Cache>,
     pub(crate) bootstrap: Option<Restored>,
@@ -118,8 +121,15 @@ impl Driver {
                     since,
                     cluster_id,
                 } => {
-                    let wanted = self.stream_request(since, cluster_id.as_deref());
-                    self.connect(attempt, endpoint, Wanted::Stream(wanted));
+                    let mut wanted = self.stream_request(since, cluster_id.as_deref());
+                    let offered = self.offers.offer(endpoint);
+                    if offered.is_some() {
+                        let switch = HeaderValue::from_static("upgrade");
+                        wanted.headers.insert(CONNECTION, switch);
+                        let to = HeaderValue::from_static(PROTOCOL_FRAMES);
+                        wanted.headers.insert(UPGRADE, to);
+                    }
+                    self.connect(attempt, endpoint, Wanted::Stream(wanted, offered));
                 }
                 Effect::Poll {
                     attempt,
@@ -166,7 +176,7 @@ impl Driver {
         };
         let connector = Arc::clone(&self.connector);
         let at = endpoint.clone();
-        let lone = matches!(wanted, Wanted::Stream(_));
+        let lone = matches!(wanted, Wanted::Stream(..));
         let opening = Box::pin(async move {
             match lone {
                 true => Connection::open_here(&*connector, &at).await,
@@ -182,6 +192,13 @@ impl Driver {
     }
 
     fn acknowledge(&mut self, receipt: ReceiptId, endpoint: usize, version: Version) {
+        if let Link::Streaming {
+            source: Source::Bare(bare),
+            ..
+        } = &mut self.link
+        {
+            return bare.tell(receipt, version);
+        }
         let Some(endpoint) = self.shared.endpoints.get(endpoint).cloned() else {
             return;
         };
@@ -242,12 +259,21 @@ async fn saved(cache: &mut Option<Cache>) -> Event {
 
 type Opening = Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>;
 type Polling = Pin<Box<dyn Future<Output = Result<Polled, Refusal>> + Send>>;
-type Asking = Pin<Box<dyn Future<Output = Result<(Connection, Incoming), Refusal>> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = Result<(Source, FrameDecoder), Refusal>> + Send>>;
 
 /// What a connection is opened for.
 pub(crate) enum Wanted {
-    Stream(Outgoing),
+    /// Perhaps over the connection itself.
+    Stream(Outgoing, Option<Offered>),
     Poll(Poll),
+}
+
+/// Where the bytes of a stream come from.
+pub(crate) enum Source {
+    /// The body of an answer.
+    Body(Connection, Incoming),
+    /// The connection itself.
+    Bare(Bare),
 }
 
 /// A stream that was not granted.
@@ -301,8 +327,7 @@ pub(crate) enum Link {
     Streaming {
         attempt: Attempt,
         endpoint: Endpoint,
-        connection: Connection,
-        body: Incoming,
+        source: Source,
         decoder: FrameDecoder,
     },
 }
@@ -334,15 +359,24 @@ impl Link {
                 Link::Streaming {
                     attempt,
                     endpoint,
-                    connection,
-                    body,
+                    source,
                     decoder,
                 } => {
-                    if let Some(event) = pull(*attempt, endpoint, decoder) {
-                        return event;
+                    let event = match (pull(*attempt, endpoint, decoder), &mut *source) {
+                        (Some(event), _) => event,
+                        (None, Source::Body(connection, body)) => {
+                            let frame = connection.drive(body.frame()).await;
+                            read(*attempt, endpoint, frame, decoder)
+                        }
+                        (None, Source::Bare(bare)) => {
+                            let news = bare.next(decoder).await;
+                            read_bare(*attempt, endpoint, news, decoder)
+                        }
+                    };
+                    if let (Event::Message { .. }, Source::Bare(bare)) = (&event, source) {
+                        bare.works();
                     }
-                    let frame = connection.drive(body.frame()).await;
-                    return read(*attempt, endpoint, frame, decoder);
+                    return event;
                 }
             }
         }
@@ -387,10 +421,10 @@ impl Link {
             Link::Dialed {
                 attempt,
                 endpoint,
-                wanted: Wanted::Stream(outgoing),
+                wanted: Wanted::Stream(outgoing, offered),
                 connection,
             } => {
-                let asking = Box::pin(ask(connection, outgoing, endpoint.clone()));
+                let asking = Box::pin(ask(connection, outgoing, offered, endpoint.clone()));
                 *self = Link::Asking {
                     attempt,
                     endpoint,
@@ -401,7 +435,7 @@ impl Link {
         }
     }
 
-    fn answered(&mut self, answer: Result<(Connection, Incoming), Refusal>) -> Option<Event> {
+    fn answered(&mut self, answer: Result<(Source, FrameDecoder), Refusal>) -> Option<Event> {
         let Link::Asking {
             attempt, endpoint, ..
         } = std::mem::replace(self, Link::Closed)
@@ -409,13 +443,12 @@ impl Link {
             return None;
         };
         match answer {
-            Ok((connection, body)) => {
+            Ok((source, decoder)) => {
                 *self = Link::Streaming {
                     attempt,
                     endpoint,
-                    connection,
-                    body,
-                    decoder: FrameDecoder::default(),
+                    source,
+                    decoder,
                 };
                 None
             }
@@ -459,11 +492,31 @@ fn read(
             let error = Error::unreachable(format!("the stream was cut off: {error}"));
             failed(attempt, error.at(endpoint))
         }
-        None => {
-            let error = Error::unreachable("the node ended the stream without a goodbye");
+        None => ended(attempt, endpoint),
+    }
+}
+
+/// The same of a connection that is a stream itself.
+fn read_bare(
+    attempt: Attempt,
+    endpoint: &Endpoint,
+    news: io::Result<News>,
+    decoder: &mut FrameDecoder,
+) -> Event {
+    match news {
+        Ok(News::Bytes) => pull(attempt, endpoint, decoder).unwrap_or(Event::Bytes { attempt }),
+        Ok(News::Sent(receipt)) => Event::ReceiptSent { receipt },
+        Ok(News::End) => ended(attempt, endpoint),
+        Err(error) => {
+            let error = Error::unreachable(format!("the stream was cut off: {error}"));
             failed(attempt, error.at(endpoint))
         }
     }
+}
+
+fn ended(attempt: Attempt, endpoint: &Endpoint) -> Event {
+    let error = Error::unreachable("the node ended the stream without a goodbye");
+    failed(attempt, error.at(endpoint))
 }
 
 fn failed(attempt: Attempt, error: Error) -> Event {
@@ -478,11 +531,34 @@ fn failed(attempt: Attempt, error: Error) -> Event {
 async fn ask(
     mut connection: Connection,
     outgoing: Outgoing,
+    mut offered: Option<Offered>,
     endpoint: Endpoint,
-) -> Result<(Connection, Incoming), Refusal> {
+) -> Result<(Source, FrameDecoder), Refusal> {
     let no_answer = Refusal::no_answer;
+    if let Some(offered) = &mut offered {
+        offered.make();
+    }
     let response = connection.send(&outgoing, &endpoint).await;
     let response = response.map_err(|e| no_answer(e.into_error()))?;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && response
+            .headers()
+            .get(UPGRADE)
+            .is_some_and(|to| to == PROTOCOL_FRAMES);
+    match offered {
+        Some(offered) if switched => {
+            let Some((io, behind)) = connection.into_switched().await else {
+                let why = "the connection ended when it was switched to frames";
+                return Err(no_answer(Error::unreachable(why).at(&endpoint)));
+            };
+            let mut decoder = FrameDecoder::default();
+            decoder.push(&behind);
+            return Ok((Source::Bare(Bare::new(io, offered)), decoder));
+        }
+        // A node understood it, whatever it says; whoever else answers is not asked for it again soon.
+        Some(offered) if response.headers().contains_key(HEADER_NODE) => offered.keep(),
+        _ => {}
+    }
     if response.status() != StatusCode::OK {
         let refusal = refusal(response, &outgoing, &endpoint);
         return Err(connection.drive(refusal).await);
@@ -494,7 +570,8 @@ async fn ask(
         let why = format!("the answer is {found:?}, not a stream of frames");
         return Err(no_answer(Error::protocol(why).at(&endpoint)));
     }
-    Ok((connection, response.into_body()))
+    let source = Source::Body(connection, response.into_body());
+    Ok((source, FrameDecoder::default()))
 }
 
 pub(crate) async fn refusal(

@@ -28,6 +28,10 @@ pub use crate::sse::SharedEvent;
 
 /// Media type of a stream of frames.
 pub const MEDIA_TYPE_FRAMES: &str = "application/vnd.pennon.frames";
+/// What a client asks a connection to be switched to, to have frames without HTTP around them: then
+/// what the node sends are frames and nothing else, and what the client sends are frames with
+/// [`StreamMessage::Acknowledge`], which are receipts.
+pub const PROTOCOL_FRAMES: &str = "pennon-frames";
 /// Media type of a stream of Server-Sent Events.
 pub const MEDIA_TYPE_EVENTS: &str = "text/event-stream";
 /// Header: the version an answer was decided at.
@@ -110,7 +114,8 @@ pub enum StreamMessage {
         /// Why.
         reason: String,
     },
-    /// Somebody waits for receipts: say at once that this version, or a later one, is applied.
+    /// From a node: somebody waits for receipts; say at once that this version, or a later one, is
+    /// applied. From a client: it is.
     Acknowledge {
         /// The version.
         version: Version,
@@ -391,11 +396,15 @@ impl FrameError {
     }
 }
 
+/// The least, and the most, that a decoder has space for beyond the bytes that came.
+const SPACE_MIN: usize = 4 << 10;
+const SPACE_MAX: usize = 256 << 10;
+
 /// Reads frames from bytes that come in any portions.
 ///
-/// Memory grows only with bytes that were pushed. Pull until nothing comes before pushing on, and
-/// no more than one frame and one portion is ever held. After an error there is nothing but that
-/// error: where the next frame begins is not known.
+/// Memory grows only with bytes that were pushed, and space for one portion. Pull until nothing comes
+/// before pushing on, and no more than one frame and one portion is ever held. After an error there is
+/// nothing but that error: where the next frame begins is not known.
 #[derive(Debug)]
 pub struct FrameDecoder {
     buffer: BytesMut,
@@ -426,6 +435,22 @@ impl FrameDecoder {
         }
     }
 
+    /// Returns where the next bytes go, for who reads them there instead of pushing them: behind what
+    /// is there already, and there is space for a portion. Forgotten after an error.
+    pub fn space(&mut self) -> &mut BytesMut {
+        let missing = self
+            .whole_len()
+            .map_or(0, |len| len.saturating_sub(self.buffer.len()));
+        self.buffer.reserve(missing.clamp(SPACE_MIN, SPACE_MAX));
+        &mut self.buffer
+    }
+
+    /// The length of the frame that has begun, as it says.
+    fn whole_len(&self) -> Option<usize> {
+        let len = self.buffer.first_chunk::<4>()?;
+        Some(COVERED_FROM.saturating_add(u32::from_le_bytes(*len) as usize))
+    }
+
     /// Returns the next message that is complete, or nothing until more bytes are pushed.
     ///
     /// # Errors
@@ -443,13 +468,10 @@ impl FrameDecoder {
     }
 
     fn try_pull(&mut self) -> Result<Option<(Ages, StreamMessage)>, FrameError> {
-        let Some(len) = self
-            .buffer
-            .first_chunk::<4>()
-            .map(|len| u32::from_le_bytes(*len))
-        else {
+        let Some(len) = self.buffer.first_chunk::<4>() else {
             return Ok(None);
         };
+        let len = u32::from_le_bytes(*len);
         if (len as usize) < COVERED_HEADER_LEN {
             return Err(FrameError::TooShort { len });
         }
@@ -464,19 +486,23 @@ impl FrameDecoder {
         if self.buffer.len() < whole {
             return Ok(None);
         }
-        let mut frame = self.buffer.split_to(whole);
-        frame.advance(4);
+        let mut frame = &self.buffer[4..whole];
         let expected = frame.get_u32_le();
-        let computed = crc32fast::hash(&frame);
+        let computed = crc32fast::hash(frame);
         if expected != computed {
             return Err(FrameError::Crc { expected, computed });
         }
-        decode_covered(frame).map(Some)
+        let decoded = decode_covered(frame)?;
+        match self.buffer.len() == whole && self.buffer.capacity() > SPACE_MAX {
+            true => self.buffer = BytesMut::new(), // A long frame leaves nothing behind.
+            false => self.buffer.advance(whole),
+        }
+        Ok(Some(decoded))
     }
 }
 
 /// Reads what the crc covers; the caller has seen that a whole header is there.
-fn decode_covered(mut frame: BytesMut) -> Result<(Ages, StreamMessage), FrameError> {
+fn decode_covered(mut frame: &[u8]) -> Result<(Ages, StreamMessage), FrameError> {
     let (kind, format) = (frame.get_u8(), frame.get_u8());
     if format != FRAME_FORMAT {
         return Err(FrameError::Format { found: format });
@@ -487,7 +513,7 @@ fn decode_covered(mut frame: BytesMut) -> Result<(Ages, StreamMessage), FrameErr
     };
     let options = positional(frame.len() as u64);
     let message: StreamMessage = options
-        .deserialize(&frame)
+        .deserialize(frame)
         .map_err(|error| FrameError::body(&error))?;
     match message.kind() == kind {
         true => Ok((ages, message)),

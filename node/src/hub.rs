@@ -163,11 +163,7 @@ impl Hub {
 
     /// Opens a stream; the request began at `started` of the node's monotonic clock. The caller
     /// has made sure that this node is proved fresh and has reached `since`.
-    pub fn open(
-        core: &Arc<Core>,
-        subscription: Subscription,
-        started: Duration,
-    ) -> impl Stream<Item = Bytes> + Send + use<> {
+    pub fn open(core: &Arc<Core>, subscription: Subscription, started: Duration) -> Streaming {
         let hub = core.hub.clone();
         let number = hub.open.fetch_add(1, Ordering::Relaxed);
         let channel = hub.channel(&subscription.scope);
@@ -183,7 +179,7 @@ impl Hub {
             let (fresh_at, view) = hub.source.newest();
             channel.show(&view, fresh_at);
         }
-        let streaming = Streaming {
+        Streaming {
             shown: channel.follow(),
             open: Open { hub, channel, seat },
             draining: core.draining.clone(),
@@ -194,11 +190,7 @@ impl Hub {
             started,
             queued: VecDeque::new(),
             ended: false,
-        };
-        futures_util::stream::unfold(streaming, |mut streaming| async move {
-            let bytes = streaming.next().await?;
-            Some((bytes, streaming))
-        })
+        }
     }
 
     /// The channel of a scope, a new one if it has no streams.
@@ -290,7 +282,8 @@ impl Drop for Open {
     }
 }
 
-struct Streaming {
+/// One open stream.
+pub struct Streaming {
     open: Open,
     shown: watch::Receiver<Shown>,
     draining: CancellationToken,
@@ -303,7 +296,44 @@ struct Streaming {
     ended: bool,
 }
 
+/// What a stream's client may say.
+pub(crate) struct Receiving {
+    hub: Arc<Hub>,
+    environment: EnvironmentKey,
+    client: Option<Arc<str>>,
+}
+
+impl Receiving {
+    /// Takes a receipt; one without a name is nobody's.
+    pub(crate) fn acknowledge(&self, version: Version) {
+        let Some(client) = &self.client else {
+            return;
+        };
+        // Nobody has what this node, from which it would have it, does not have.
+        let version = version.min(self.hub.source.raft.view().version());
+        let (receipts, now) = (&self.hub.receipts, self.hub.source.clock.monotonic());
+        receipts.acknowledge(&self.environment, client, version, now);
+    }
+}
+
 impl Streaming {
+    /// The bytes to send, as soon as there are any, until its end.
+    pub fn into_stream(self) -> impl Stream<Item = Bytes> + Send {
+        futures_util::stream::unfold(self, |mut streaming| async move {
+            let bytes = streaming.next().await?;
+            Some((bytes, streaming))
+        })
+    }
+
+    /// Where receipts go that come by the stream itself.
+    pub(crate) fn receiving(&self) -> Receiving {
+        Receiving {
+            hub: self.open.hub.clone(),
+            environment: self.subscription.scope.environment.clone(),
+            client: self.open.seat.client(),
+        }
+    }
+
     /// The next bytes; `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
         loop {

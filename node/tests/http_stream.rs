@@ -14,8 +14,16 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_support::{Api, PATIENCE, flag, serving};
 use hyper::body::Incoming;
-use pennon_evaluator::wire::{FrameDecoder, MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES, StreamMessage};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use pennon_evaluator::Version;
+use pennon_evaluator::wire::{
+    Ages, FrameDecoder, MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES, PROTOCOL_FRAMES, SharedFrame,
+    StreamMessage,
+};
+use pennon_node::net::Connect;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PATH: &str = "/v1/environments/e/stream";
 
@@ -416,4 +424,224 @@ async fn what_cannot_be_streamed_is_refused_before_the_first_byte() {
         .await
         .problem(400, "validation");
     node.shutdown().await;
+}
+
+/// A stream without HTTP around it.
+struct Bare {
+    io: TokioIo<Upgraded>,
+    decoder: FrameDecoder,
+}
+
+impl Bare {
+    const ASKED: [(&str, &str); 3] = [
+        ("accept", MEDIA_TYPE_FRAMES),
+        ("connection", "upgrade"),
+        ("upgrade", "Pennon-Frames"),
+    ];
+
+    async fn open(api: &Api, path: &str) -> Self {
+        let response = api.open("GET", path, &Self::ASKED, Bytes::new()).await;
+        assert_eq!(response.status(), 101);
+        let header = |name: &str| response.headers()[name].to_str().unwrap();
+        assert_eq!(
+            (header("upgrade"), header("pennon-node")),
+            (PROTOCOL_FRAMES, "n1")
+        );
+        Self {
+            io: TokioIo::new(hyper::upgrade::on(response).await.unwrap()),
+            decoder: FrameDecoder::default(),
+        }
+    }
+
+    /// The next message that is no heartbeat; none at the end.
+    async fn news(&mut self) -> Option<StreamMessage> {
+        loop {
+            match self.decoder.pull().unwrap() {
+                None => {}
+                Some((_, StreamMessage::Heartbeat { .. })) => continue,
+                Some((_, message)) => return Some(message),
+            }
+            let read = self.io.read_buf(self.decoder.space());
+            let read = tokio::time::timeout(PATIENCE, read).await;
+            if read.expect("something in time").unwrap() == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn tell(&mut self, message: &StreamMessage) {
+        let frame = SharedFrame::encode(message).unwrap();
+        let header = frame.header(Ages::default());
+        let bytes = [&header[..], frame.body()].concat();
+        self.io.write_all(&bytes).await.unwrap();
+    }
+}
+
+fn receipt(version: u64) -> StreamMessage {
+    let version = Version::new(version).unwrap();
+    StreamMessage::Acknowledge { version }
+}
+
+/// What the node knows of evaluators: name and version.
+async fn known(api: &Api) -> Vec<(String, u64)> {
+    let status = api.get("/v1/environments/e/receipts?version=9007199254740991");
+    let laggards = status.await.ok().json["laggards"].clone();
+    let known = laggards.as_array().unwrap().iter().map(|one| {
+        let id = one["id"].as_str().unwrap().to_owned();
+        (id, one["version"].as_u64().unwrap())
+    });
+    known.collect()
+}
+
+#[tokio::test]
+async fn a_connection_is_switched_to_frames_and_takes_receipts() {
+    let (node, api) = furnished().await;
+    let mut bare = Bare::open(&api, &format!("{PATH}?client=shop")).await;
+    let hello = bare.news().await.unwrap();
+    assert!(matches!(hello, StreamMessage::Hello { .. }), "{hello:?}");
+    let Some(StreamMessage::Snapshot { version, .. }) = bare.news().await else {
+        panic!("no snapshot");
+    };
+    assert_eq!(known(&api).await, [("shop".to_owned(), 0)]);
+    bare.tell(&receipt(version.get())).await;
+    // Nobody has what this node does not have.
+    bare.tell(&receipt(version.get() + 1_000)).await;
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while known(&api).await != [("shop".to_owned(), version.get())] {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.expect("the receipt arrives");
+    // A write that waits for receipts is told by the stream, and hears by it.
+    let path = "/v1/environments/e/flags/a:disable?ack=delivered&timeout=15s";
+    let written = async { api.send("POST", path, &[], None).await.ok() };
+    let applied = async {
+        loop {
+            match bare.news().await.unwrap() {
+                StreamMessage::Delta { to, .. } => bare.tell(&receipt(to.get())).await,
+                StreamMessage::Acknowledge { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let written = tokio::select! {
+        written = written => written,
+        () = applied => unreachable!(),
+    };
+    assert_eq!(
+        written.json["delivery"]["complete"], true,
+        "{}",
+        written.text
+    );
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_receipt_that_comes_with_the_request_is_taken() {
+    let (node, api) = furnished().await;
+    let mut io = api.network().connect("n1:api").await.unwrap();
+    let request = format!(
+        "GET {PATH}?client=shop HTTP/1.1\r\nhost: n1\r\naccept: {MEDIA_TYPE_FRAMES}\r\n\
+         connection: upgrade\r\nupgrade: {PROTOCOL_FRAMES}\r\n\r\n"
+    );
+    let frame = SharedFrame::encode(&receipt(1)).unwrap();
+    let header = frame.header(Ages::default());
+    let bytes = [request.as_bytes(), &header, frame.body()].concat();
+    io.write_all(&bytes).await.unwrap();
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while known(&api).await != [("shop".to_owned(), 1)] {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.expect("the receipt arrives");
+    drop(io);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_client_sends_ends_its_own_stream_at_worst() {
+    let (node, api) = furnished().await;
+    let mut other = Bare::open(&api, &format!("{PATH}?client=other")).await;
+    for _ in 0..2 {
+        other.news().await.unwrap();
+    }
+    let nonsense = StreamMessage::Reset {
+        reason: "x".repeat(20),
+    };
+    let long = [&200_u32.to_le_bytes()[..], &[0; 300]].concat();
+    for bad in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &long] {
+        let mut bare = Bare::open(&api, PATH).await;
+        bare.io.write_all(bad).await.unwrap();
+        while bare.news().await.is_some() {}
+    }
+    let mut bare = Bare::open(&api, PATH).await;
+    bare.tell(&nonsense).await;
+    while bare.news().await.is_some() {}
+    // A receipt without a name is nobody's, one in pieces is one.
+    let mut unnamed = Bare::open(&api, PATH).await;
+    unnamed.tell(&receipt(1)).await;
+    assert!(unnamed.news().await.is_some());
+    api.create("/v1/environments/e/segments/s", json!({"rules": []}))
+        .await;
+    let delta = other.news().await.unwrap();
+    assert!(matches!(delta, StreamMessage::Delta { .. }), "{delta:?}");
+    assert_eq!(known(&api).await, [("other".to_owned(), 0)]);
+    drop(unnamed);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn only_frames_that_are_granted_switch_a_connection() {
+    let (node, api) = furnished().await;
+    let asked = |accept| [("accept", accept), Bare::ASKED[1], Bare::ASKED[2]];
+    let mut events = Events::open(&api, PATH, &asked(MEDIA_TYPE_EVENTS)).await;
+    assert_eq!(events.next().await.name, "hello");
+    let missing = "/v1/environments/none/stream";
+    let missing = api.send("GET", missing, &Bare::ASKED, None).await;
+    missing.problem(404, "not-found");
+    let behind = format!("{PATH}?since=9999&wait=20ms");
+    let behind = api.send("GET", &behind, &Bare::ASKED, None).await;
+    behind.problem(503, "not-fresh-enough");
+    let head = api.open("HEAD", PATH, &Bare::ASKED, Bytes::new()).await;
+    assert_eq!(head.status(), 200);
+    let elsewhere = api
+        .send("GET", "/v1/environments/e", &Bare::ASKED, None)
+        .await;
+    elsewhere.ok();
+    // Without the word in Connection it is nothing to a proxy, and nothing here.
+    let response = api
+        .open("GET", PATH, &[Bare::ASKED[0], Bare::ASKED[2]], Bytes::new())
+        .await;
+    assert_eq!(response.status(), 200);
+    drop((events, response));
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_goes_says_goodbye_by_the_connection_and_ends_it() {
+    let (node, api) = furnished().await;
+    let mut bare = Bare::open(&api, PATH).await;
+    for _ in 0..2 {
+        bare.news().await.unwrap();
+    }
+    // Not read by then, and no reason to take the goodbye back.
+    bare.tell(&receipt(1)).await;
+    let began = std::time::Instant::now();
+    let (heard, ()) = tokio::join!(
+        async {
+            let heard = bare.news().await;
+            let end = bare.news().await;
+            drop(bare);
+            (heard, end)
+        },
+        node.shutdown()
+    );
+    assert!(
+        matches!(heard, (Some(StreamMessage::Goodbye { .. }), None)),
+        "{heard:?}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "not cut by the grace"
+    );
 }

@@ -40,6 +40,8 @@ pub(super) struct Receipts {
     /// When one was sent last.
     sent: Option<Duration>,
     flying: Option<Flying>,
+    /// Whether one was sent by the stream: if that ends, it may not have arrived.
+    unproved: bool,
     /// Failures since one arrived.
     failures: u32,
 }
@@ -67,7 +69,12 @@ impl Receipts {
     pub(super) fn close(&mut self) {
         self.gap = None;
         self.asked = None;
-        self.due |= self.flying.take().is_some();
+        self.due |= self.flying.take().is_some() | std::mem::take(&mut self.unproved);
+    }
+
+    /// One was sent by the stream.
+    pub(super) fn sent_by_stream(&mut self) {
+        self.unproved = true;
     }
 
     /// A snapshot or a delta was applied.

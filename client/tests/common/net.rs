@@ -16,9 +16,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use pennon_client::{Clock, Connecting, Connector, Endpoint, Io};
-use pennon_evaluator::wire::{Ages, Intent, MEDIA_TYPE_FRAMES, SharedFrame, StreamMessage};
+use pennon_evaluator::wire::{
+    Ages, FrameDecoder, Intent, MEDIA_TYPE_FRAMES, PROTOCOL_FRAMES, SharedFrame, StreamMessage,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -86,6 +90,7 @@ pub struct Request {
     pub query: BTreeMap<String, String>,
     pub headers: HeaderMap,
     pub body: Bytes,
+    upgrade: OnUpgrade,
     answer: oneshot::Sender<Response<Sent>>,
 }
 
@@ -151,7 +156,8 @@ impl Net {
         });
         tokio::spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new();
-            let _ = connection.serve_connection(TokioIo::new(io), service).await;
+            let serving = connection.serve_connection(TokioIo::new(io), service);
+            let _ = serving.with_upgrades().await;
         });
     }
 }
@@ -163,7 +169,12 @@ impl Connector for Net {
 }
 
 impl Net {
-    async fn hand_over(&self, node: String, request: http::Request<Incoming>) -> Response<Sent> {
+    async fn hand_over(
+        &self,
+        node: String,
+        mut request: http::Request<Incoming>,
+    ) -> Response<Sent> {
+        let upgrade = hyper::upgrade::on(&mut request);
         let (head, body) = request.into_parts();
         let body = body
             .collect()
@@ -187,6 +198,7 @@ impl Net {
             query: query.collect(),
             headers: head.headers,
             body,
+            upgrade,
             answer,
         };
         let is_receipt = request.path.ends_with("/receipts");
@@ -248,15 +260,51 @@ impl Request {
     }
 
     pub fn stream_as(self, status: StatusCode, media_type: &str) -> Stream {
+        self.stream_with(status, &[("content-type", media_type)])
+    }
+
+    /// Grants the stream, by an answer that says that it is a node's.
+    pub fn stream_by_node(self) -> Stream {
+        let headers = [("content-type", MEDIA_TYPE_FRAMES), ("pennon-node", "n")];
+        self.stream_with(StatusCode::OK, &headers)
+    }
+
+    fn stream_with(self, status: StatusCode, headers: &[(&str, &str)]) -> Stream {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let answer = Response::builder()
-            .status(status)
-            .header("content-type", media_type);
+        let mut answer = Response::builder().status(status);
+        for (name, value) in headers {
+            answer = answer.header(*name, *value);
+        }
         let answer = answer.body(Sent::Stream(receiver)).unwrap();
         let _ = self.answer.send(answer);
         Stream {
             opened: Instant::now(),
             sender,
+        }
+    }
+
+    /// Whether it asks for the connection to be switched to frames.
+    pub fn offers_switch(&self) -> bool {
+        let header = |name: &str| self.headers.get(name).map(|value| value.to_str().unwrap());
+        let offered = header("upgrade");
+        assert_eq!(offered.is_some(), header("connection") == Some("upgrade"));
+        assert!(offered.is_none_or(|offered| offered == PROTOCOL_FRAMES));
+        offered.is_some()
+    }
+
+    /// Switches the connection to frames.
+    pub async fn switch(self) -> Bare {
+        assert!(self.offers_switch());
+        let answer = Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header("connection", "upgrade")
+            .header("upgrade", PROTOCOL_FRAMES)
+            .header("pennon-node", "n");
+        let answer = answer.body(Sent::Whole(Full::default())).unwrap();
+        let _ = self.answer.send(answer);
+        Bare {
+            io: TokioIo::new(self.upgrade.await.unwrap()),
+            decoder: FrameDecoder::default(),
         }
     }
 
@@ -297,6 +345,40 @@ impl Stream {
     /// Waits until the client has gone.
     pub async fn closed(&self) {
         self.sender.closed().await;
+    }
+}
+
+/// A connection that was switched to frames. Dropping it closes it.
+pub struct Bare {
+    io: TokioIo<Upgraded>,
+    decoder: FrameDecoder,
+}
+
+impl Bare {
+    pub async fn send(&mut self, messages: &[StreamMessage]) {
+        for message in messages {
+            self.bytes(&encode(message, Ages::default())).await;
+        }
+    }
+
+    pub async fn bytes(&mut self, bytes: &[u8]) {
+        self.io.write_all(bytes).await.unwrap();
+    }
+
+    /// The version of the next receipt; none when the client has gone.
+    pub async fn receipt(&mut self) -> Option<u64> {
+        loop {
+            match self.decoder.pull().unwrap() {
+                Some((_, StreamMessage::Acknowledge { version })) => return Some(version.get()),
+                Some((_, other)) => panic!("the client sent a {}", other.name()),
+                None => {}
+            }
+            let mut piece = [0; 7];
+            match self.io.read(&mut piece).await {
+                Ok(0) | Err(_) => return None,
+                Ok(len) => self.decoder.push(&piece[..len]),
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use http::header::{AsHeaderName, IF_MATCH, IF_NONE_MATCH};
 use pennon_evaluator::{EnvironmentKey, FlagKey, KeyError, SegmentKey, Version};
 use pennon_raft_store::command::Expected;
 
+use super::bare::Switch;
 use super::parse::{self, Tags};
 use super::problem::Problem;
 use super::route::{ParamKind, Route, template_names};
@@ -35,6 +36,8 @@ pub(crate) struct Call {
     query: BTreeMap<String, String>,
     headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// How to make the connection a stream, if that was asked for.
+    pub(super) switch: Option<Switch>,
     started: Duration,
 }
 
@@ -75,6 +78,7 @@ impl Call {
             query: known,
             headers,
             body: Bytes::new(),
+            switch: None,
             started,
         })
     }

@@ -23,6 +23,7 @@ use http_body_util::BodyExt;
 
 use super::App;
 use super::answer::Answer;
+use super::bare::Switch;
 use super::call::Call;
 use super::parse;
 use super::problem::{Problem, Slug};
@@ -118,7 +119,8 @@ async fn answer(
     rows: &[&'static Route],
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let switch = parts.extensions.remove::<Switch>();
     let path = parts.uri.path();
     let (rows, segments) = rows_of(rows, path).ok_or_else(|| Problem::unknown_path(path))?;
     let allow = allowed(&rows);
@@ -138,6 +140,7 @@ async fn answer(
     check_site(route, &parts.headers)?;
     let query = parts.uri.query().unwrap_or_default();
     let mut call = Call::read(app, route, &segments, query, parts.headers.clone())?;
+    call.switch = switch.filter(|_| parts.method == Method::GET);
     if route.method != Verb::Get {
         call.body = read_body(route, &parts.headers, body).await?;
     }

@@ -11,6 +11,7 @@ mod answer;
 mod applications;
 mod audit;
 mod backup;
+mod bare;
 mod call;
 mod changes;
 mod cluster;

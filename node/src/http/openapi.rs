@@ -18,6 +18,7 @@ use super::{schemas, write};
 use pennon_evaluator::Setting;
 use pennon_evaluator::wire::{
     HEADER_CLUSTER, HEADER_STALENESS_BOUND_MS, MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES,
+    PROTOCOL_FRAMES,
 };
 
 const ABOUT: &str = "Feature flags that need no database, and prove what every process sees.\n\n\
@@ -187,6 +188,13 @@ fn parameters(route: &Route) -> Vec<Value> {
             "Last-Event-ID",
             false,
             "The id of the last event seen; the greater of this and ?since= counts.".into(),
+        );
+        header(
+            "Upgrade",
+            false,
+            format!(
+                "{PROTOCOL_FRAMES}, with Connection: upgrade: the answer is 101, and then the connection brings frames alone and takes receipts as frames."
+            ),
         );
     }
     parameters

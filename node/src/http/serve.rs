@@ -15,7 +15,8 @@ use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::server::conn::http1::UpgradeableConnection;
+use hyper::service::{HttpService, service_fn};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
@@ -23,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::bare::{self, Switch};
 use crate::http::App;
+use crate::hub::Streaming;
 use crate::net::{BoxedIo, Listen, Stalling};
 use crate::peer::{self, Answering, BODY_LEN_MAX, line};
 
@@ -46,15 +49,61 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn serve_api(listener: Box<dyn Listen>, app: Arc<App>, stop: CancellationToken) {
     let router = super::routes::router(app);
     accept(listener, API_CONNECTIONS_MAX, stop, move |io, stop| {
-        let router = router.clone();
-        let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_MAX)
-            .serve_connection(TokioIo::new(Stalling::new(io, STALL_MAX)), service);
-        graceful(connection, stop)
+        serve_client(Stalling::new(io, STALL_MAX), router.clone(), stop)
     })
     .await;
+}
+
+/// Serves one connection of a client: requests, until one of them makes it a stream.
+async fn serve_client(io: Stalling<BoxedIo>, router: axum::Router, stop: CancellationToken) {
+    // In a place of its own, which is given back before a stream goes on for hours.
+    let switched = Box::pin(serve_requests(io, router, stop)).await;
+    let ended = match switched {
+        Ok(Some((upgrade, streaming))) => bare::serve(upgrade, streaming).await,
+        Ok(None) => Ok(()),
+        Err(why) => Err(why),
+    };
+    if let Err(why) = ended {
+        tracing::debug!(%why, "a connection ended");
+    }
+}
+
+async fn serve_requests(
+    io: Stalling<BoxedIo>,
+    router: axum::Router,
+    stop: CancellationToken,
+) -> io::Result<Option<(OnUpgrade, Streaming)>> {
+    let (switch, upgrade) = (Switch::default(), Upgrade::default());
+    let (to, asked) = (switch.clone(), upgrade.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if bare::is_asked_for(&request) {
+            asked.of(&mut request);
+            request.extensions_mut().insert(to.clone());
+        }
+        router.clone().oneshot(request)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    graceful(connection, stop).await?;
+    Ok(upgrade.take().zip(switch.take()))
+}
+
+/// What a connection is to be once its request is answered, as far as hyper knows.
+#[derive(Clone, Default)]
+struct Upgrade(Arc<Mutex<Option<OnUpgrade>>>);
+
+impl Upgrade {
+    fn of(&self, request: &mut Request<Incoming>) {
+        let upgrade = hyper::upgrade::on(request);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+    }
+
+    fn take(&self) -> Option<OnUpgrade> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Serves the peers until `stop`, then until every open connection is done.
@@ -71,14 +120,12 @@ pub(crate) async fn serve_peers(
 
 /// Serves one connection of a peer: requests, until one of them asks for a line.
 async fn serve_peer(io: Stalling<BoxedIo>, node: Arc<dyn Answering>, stop: CancellationToken) {
-    // What the connection is to be once that request is answered.
-    let line = Arc::new(Mutex::new(None));
-    let asked = line.clone();
+    let upgrade = Upgrade::default();
+    let asked = upgrade.clone();
     let answering = node.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let response = asks_for_line(&request).then(|| {
-            let upgrade = hyper::upgrade::on(&mut request);
-            *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+            asked.of(&mut request);
             switching()
         });
         let node = answering.clone();
@@ -94,18 +141,10 @@ async fn serve_peer(io: Stalling<BoxedIo>, node: Arc<dyn Answering>, stop: Cance
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    let upgrade = line.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let ended = match (served, upgrade) {
+    let served = graceful(connection, stop.clone()).await;
+    let ended = match (served, upgrade.take()) {
         (Ok(()), Some(upgrade)) => serve_line(upgrade, node, stop).await,
-        (served, _) => served.map_err(io::Error::other),
+        (served, _) => served,
     };
     if let Err(why) = ended {
         tracing::debug!(%why, "a connection of a peer ended");
@@ -187,22 +226,26 @@ async fn accept_one(
 }
 
 /// Runs a connection; on `stop` it finishes the request it is at and closes.
-async fn graceful<C>(connection: C, stop: CancellationToken)
+async fn graceful<I, S, B>(
+    connection: UpgradeableConnection<I, S>,
+    stop: CancellationToken,
+) -> io::Result<()>
 where
-    C: hyper_util::server::graceful::GracefulConnection,
-    C::Error: std::fmt::Display,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     tokio::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
-    if let Err(why) = result {
-        tracing::debug!(%why, "a connection ended");
-    }
+    served.map_err(io::Error::other)
 }
 
 async fn answer_peer(

@@ -1,5 +1,8 @@
 //! Opening a stream: what has to be so before the first byte (D5, I6, I8).
 //!
+//! A client that asks to have the connection switched to frames gets them without HTTP around them
+//! (`bare.rs`); proxies that do not know that leave it an ordinary answer without end.
+//!
 //! Order: choose the encoding; wait until this node was proved fresh once; find the environment,
 //! and do not deny one that this node may only not have seen yet; wait until this node has what
 //! the client already has, or refuse so that the client tries another node. Everything after the
@@ -14,9 +17,9 @@ use std::sync::Arc;
 use axum::body::Body;
 use futures_util::StreamExt;
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use http::header::{CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use pennon_evaluator::Version;
-use pennon_evaluator::wire::{MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES};
+use pennon_evaluator::wire::{MEDIA_TYPE_EVENTS, MEDIA_TYPE_FRAMES, PROTOCOL_FRAMES};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Decided};
@@ -83,7 +86,15 @@ pub(crate) async fn open(call: Call) -> Result<Answer, Problem> {
         since,
         encoding,
     };
-    let messages = Hub::open(core, subscription, call.started()).map(Ok::<_, Infallible>);
+    let streaming = Hub::open(core, subscription, call.started());
+    if let (Some(switch), Encoding::Frames) = (&call.switch, encoding) {
+        switch.to(streaming);
+        let switching = Answer::empty(StatusCode::SWITCHING_PROTOCOLS).decided(decided);
+        return Ok(switching
+            .header(CONNECTION, HeaderValue::from_static("upgrade"))
+            .header(UPGRADE, HeaderValue::from_static(PROTOCOL_FRAMES)));
+    }
+    let messages = streaming.into_stream().map(Ok::<_, Infallible>);
     let content_type = match encoding {
         Encoding::Frames => MEDIA_TYPE_FRAMES,
         Encoding::Events => MEDIA_TYPE_EVENTS,

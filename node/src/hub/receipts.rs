@@ -424,6 +424,11 @@ impl Waiting {
 }
 
 impl Seat {
+    /// What the evaluator calls itself.
+    pub(crate) fn client(&self) -> Option<Arc<str>> {
+        self.id.clone()
+    }
+
     /// Notes the staleness bound that the stream is told.
     pub(crate) fn told(&mut self, bound: Duration) {
         let before = self.bound.replace(bound);

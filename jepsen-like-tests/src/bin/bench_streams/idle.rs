@@ -1,7 +1,7 @@
 //! What streams cost the node that holds them while nothing happens, and one change for all of them.
 //!
-//! Readers are bare sockets to one follower: they send the request, look for frames (`sniffer.rs`)
-//! and keep nothing. A figure is taken when every reader has its snapshot and the memory of the
+//! Readers are bare sockets to one follower: they ask for the switch to frames as the Rust client does,
+//! look for them (`sniffer.rs`) and keep nothing. A figure is taken when every reader has its snapshot and the memory of the
 //! node has been calm for a while. Of etcd the same with one watch on each of as many connections,
 //! where the machine has the memory for it. Left out: what the kernel keeps for sockets, which is
 //! in nobody's resident memory.
@@ -326,7 +326,7 @@ async fn read(
     stream.set_nodelay(true)?;
     let request = format!(
         "GET /v1/environments/{ENVIRONMENT}/stream?client=idle-{n} HTTP/1.1\r\nhost: {address}\r\n\
-         accept: application/vnd.pennon.frames\r\n\r\n"
+         accept: application/vnd.pennon.frames\r\nconnection: upgrade\r\nupgrade: pennon-frames\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
     drop(request);

@@ -1,8 +1,7 @@
 //! Looks into a stream of frames without keeping it: which kinds of messages come, and how long.
 //!
 //! Pure. Ten thousand readers must not cost the machine more than the node that is measured, so
-//! bodies are skipped, crcs are not checked, and the state is a few dozen bytes. Left out: trailers
-//! and chunk extensions, which the node does not send.
+//! bodies are skipped, crcs are not checked, and the state is a few dozen bytes.
 
 /// Length, crc, kind: what comes before the part of a frame's header that does not matter here.
 const KIND_AT: usize = 8;
@@ -29,7 +28,7 @@ impl Sniffed {
     }
 }
 
-/// The bytes are not an answer of 200 with chunks of frames.
+/// The bytes are not an answer that switches to frames, and those.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a stream of frames: {0}")]
 pub(crate) struct NotFrames(String);
@@ -37,18 +36,9 @@ pub(crate) struct NotFrames(String);
 /// Where one stream is.
 #[derive(Debug)]
 pub(crate) struct Sniffer {
-    chunk: Chunk,
+    /// The head of the answer as far as it has come; none behind it.
+    head: Option<Vec<u8>>,
     frame: Frame,
-}
-
-#[derive(Debug)]
-enum Chunk {
-    /// The head of the answer so far.
-    Head(Vec<u8>),
-    /// The length so far, and whether a digit has come.
-    Length(u64, bool),
-    /// Bytes of the chunk that are left; then CR LF.
-    Data(u64),
 }
 
 #[derive(Debug)]
@@ -62,7 +52,7 @@ struct Frame {
 impl Default for Sniffer {
     fn default() -> Sniffer {
         Sniffer {
-            chunk: Chunk::Head(Vec::new()),
+            head: Some(Vec::new()),
             frame: Frame {
                 header: [0; KIND_AT + 1],
                 have: 0,
@@ -79,47 +69,17 @@ impl Sniffer {
         mut bytes: &[u8],
         mut whole: impl FnMut(Sniffed),
     ) -> Result<(), NotFrames> {
-        while !bytes.is_empty() {
-            match &mut self.chunk {
-                Chunk::Head(head) => {
-                    head.push(bytes[0]);
-                    bytes = &bytes[1..];
-                    if head.ends_with(b"\r\n\r\n") {
-                        check_head(head)?;
-                        self.chunk = Chunk::Length(0, false);
-                    } else if head.len() > HEAD_LEN_MAX {
-                        return Err(NotFrames("the head of the answer does not end".into()));
-                    }
-                }
-                Chunk::Length(len, begun) => {
-                    let byte = bytes[0];
-                    bytes = &bytes[1..];
-                    match (char::from(byte).to_digit(16), byte) {
-                        (Some(digit), _) => (*len, *begun) = (*len << 4 | u64::from(digit), true),
-                        (None, b'\n') if *begun => {
-                            if *len == 0 {
-                                return Err(NotFrames("the stream ended".into()));
-                            }
-                            self.chunk = Chunk::Data(*len);
-                        }
-                        // The CR LF behind the chunk before, and the CR of this line.
-                        (None, b'\r' | b'\n') => {}
-                        _ => return Err(NotFrames(format!("a chunk's length has byte {byte}"))),
-                    }
-                }
-                Chunk::Data(left) => {
-                    let len = usize::try_from(*left).map_or(bytes.len(), |l| l.min(bytes.len()));
-                    let (data, rest) = bytes.split_at(len);
-                    *left -= len as u64;
-                    if *left == 0 {
-                        self.chunk = Chunk::Length(0, false);
-                    }
-                    self.frame.push(data, &mut whole)?;
-                    bytes = rest;
-                }
+        while let (Some(head), Some((byte, rest))) = (&mut self.head, bytes.split_first()) {
+            head.push(*byte);
+            bytes = rest;
+            if head.ends_with(b"\r\n\r\n") {
+                check_head(head)?;
+                self.head = None;
+            } else if head.len() > HEAD_LEN_MAX {
+                return Err(NotFrames("the head of the answer does not end".into()));
             }
         }
-        Ok(())
+        self.frame.push(bytes, &mut whole)
     }
 }
 
@@ -160,10 +120,7 @@ impl Frame {
 
 fn check_head(head: &[u8]) -> Result<(), NotFrames> {
     let head = String::from_utf8_lossy(head);
-    let chunked = head
-        .to_ascii_lowercase()
-        .contains("transfer-encoding: chunked");
-    if !head.starts_with("HTTP/1.1 200 ") || !chunked {
+    if !head.starts_with("HTTP/1.1 101 ") {
         let line = head.lines().next().unwrap_or_default();
         return Err(NotFrames(format!("the answer is {line:?}")));
     }
@@ -176,17 +133,14 @@ mod tests {
     use pennon_evaluator::Version;
     use pennon_evaluator::wire::{Ages, SharedFrame, StreamMessage};
 
-    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: pennon-frames\r\n\r\n";
 
-    /// As the node sends them: header and body in a chunk each.
     fn stream(messages: &[StreamMessage]) -> (Vec<u8>, Vec<u64>) {
         let (mut bytes, mut lens) = (HEAD.to_vec(), Vec::new());
         for message in messages {
             let frame = SharedFrame::encode(message).unwrap();
             for part in [&frame.header(Ages::default())[..], frame.body()] {
-                bytes.extend_from_slice(format!("{:X}\r\n", part.len()).as_bytes());
                 bytes.extend_from_slice(part);
-                bytes.extend_from_slice(b"\r\n");
             }
             lens.push(frame.len() as u64);
         }
@@ -226,12 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn refusals_ends_and_nonsense_are_told() {
+    fn refusals_and_nonsense_are_told() {
         let refused = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
-        let ended = [HEAD, b"0\r\n\r\n"].concat();
-        let nonsense = [HEAD, b"zz\r\n"].concat();
-        let empty = [HEAD, b"9\r\n\0\0\0\0\0\0\0\0\0\r\n"].concat();
-        for bytes in [&refused[..], &ended, &nonsense, &empty] {
+        let plain = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let empty = [HEAD, &[0; 9]].concat();
+        let endless = [b'x'; HEAD_LEN_MAX + 1];
+        for bytes in [&refused[..], plain, &empty, &endless] {
             assert!(Sniffer::default().push(bytes, |_| {}).is_err());
         }
     }
