@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
@@ -68,6 +69,37 @@ impl Connect for TcpConnect {
             Ok(Box::new(stream) as BoxedIo)
         })
     }
+}
+
+/// Connections that wait to be accepted at most. When a node dies its clients come to the others within a
+/// moment, thousands of them, and one that finds no room asks again only after a second. The kernel
+/// has a bound of its own (`net.core.somaxconn`).
+const BACKLOG_LEN: u32 = 16_384;
+
+/// Listens at the first of these addresses that can be had.
+///
+/// # Errors
+/// Why the last one cannot.
+pub fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut refused = io::Error::new(io::ErrorKind::InvalidInput, "there is no address");
+    for address in addresses {
+        match listen_at(*address) {
+            Ok(listener) => return Ok(listener),
+            Err(why) => refused = why,
+        }
+    }
+    Err(refused)
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A node that is started again need not wait for connections of before to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG_LEN)
 }
 
 impl Listen for TcpListener {
@@ -464,6 +496,24 @@ mod tests {
         let (connected, accepted) = tokio::join!(connect.connect(&there), tunnel.accept());
         assert!(connected.is_ok() && accepted.is_ok());
         assert!(TcpConnect::default().connect("127.0.0.1:1").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn thousands_may_come_at_once() {
+        let bound = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let many = bound.trim().parse::<usize>().unwrap().min(2_000);
+        let listener = listen(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for n in 0..many {
+            let connecting = TcpStream::connect(address);
+            let connected = tokio::time::timeout(Duration::from_secs(20), connecting).await;
+            waiting.push(connected.expect("room").unwrap());
+            assert_eq!(waiting.len(), n + 1);
+        }
+        let in_use = listen(&[address]).unwrap_err();
+        assert_eq!(in_use.kind(), io::ErrorKind::AddrInUse);
+        assert!(listen(&[]).is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use super::signals::Signals;
 use super::terminal::may_colour;
 use crate::broken::{Broken, VARIABLE};
 use crate::clock::SystemClock;
-use crate::net::TcpConnect;
+use crate::net::{self, TcpConnect};
 use crate::server::{Node, NodeOptions, Storage, Surroundings};
 use crate::settings::{Given, Settings, SettingsError};
 
@@ -182,9 +182,7 @@ pub(crate) async fn listen(
         ))
         .hint("Listen on 127.0.0.1, or say --insecure if the network itself keeps strangers out."));
     }
-    TcpListener::bind(&resolved[..])
-        .await
-        .map_err(|why| cannot_listen(option, address, &why))
+    net::listen(&resolved).map_err(|why| cannot_listen(option, address, &why))
 }
 
 fn cannot_listen(option: &str, address: &str, why: &io::Error) -> Failure {
